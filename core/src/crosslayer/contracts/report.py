@@ -1,0 +1,140 @@
+"""What a run shows: metrics with provenance, tables, figures as data, files written."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from crosslayer.contracts.base import Value
+
+Provenance = Literal["measured", "recorded", "modelled", "published"]
+Cell = str | float | int | bool | None
+
+
+class Metric(Value):
+    """One number. `provenance`: measured (ran here), recorded (somebody's real run or outputs), modelled (came
+    out of a model), published (from a paper); `source` names the run, the data, the model or the paper.
+
+    `interval`: (low, high) at `confidence`. `better`: which direction is an improvement.
+    `wall_clock`: a time of this machine, which no second run repeats; it lives in run.json, not report.json.
+    """
+
+    name: str = Field(min_length=1)
+    value: float
+    unit: str
+    provenance: Provenance
+    source: str = Field(min_length=1)
+    better: Literal["lower", "higher"] | None = None
+    interval: tuple[float, float] | None = None
+    confidence: float | None = Field(None, gt=0, lt=1)
+    samples: int | None = Field(None, ge=1)
+    wall_clock: bool = False
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _interval_is_ordered_and_says_its_confidence(self) -> Metric:
+        if self.interval is not None:
+            if self.interval[0] > self.interval[1]:
+                raise ValueError(f"interval of {self.name} is not ordered: {self.interval}")
+            if self.confidence is None:
+                raise ValueError(f"interval of {self.name} needs its confidence")
+        return self
+
+
+class Column(Value):
+    """A column's name, unit ("" for text) and the provenance of its numbers (None for text and counts)."""
+
+    name: str
+    unit: str = ""
+    provenance: Provenance | None = None
+
+
+class Table(Value):
+    """Rows of cells under columns; one provenance a column."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _rows_fit_the_columns(self) -> Table:
+        for i, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"table {self.name}: row {i} has {len(row)} cells for {len(self.columns)} columns")
+        return self
+
+
+class Series(Value):
+    """One line, set of points or bars of a figure; `x` may be labels. `low`, `high`: an interval a point."""
+
+    label: str
+    x: tuple[float, ...] | tuple[str, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Series:
+        for name, values in (("y", self.y), ("low", self.low), ("high", self.high)):
+            if values is not None and len(values) != len(self.x):
+                raise ValueError(f"series {self.label}: {len(values)} {name} values for {len(self.x)} x values")
+        return self
+
+
+class Panel(Value):
+    """One pair of axes; a figure stacks panels that share x."""
+
+    series: tuple[Series, ...] = Field(min_length=1)
+    y_label: str
+    kind: Literal["line", "points", "bars", "steps"] = "line"
+    y_scale: Literal["linear", "log"] = "linear"
+
+
+class Figure(Value):
+    """A figure as data; the renderer draws it."""
+
+    name: str
+    title: str
+    x_label: str
+    panels: tuple[Panel, ...] = Field(min_length=1)
+    x_scale: Literal["linear", "log"] = "linear"
+    provenance: Provenance
+    source: str
+    note: str = ""
+
+
+class WrittenFile(Value):
+    """A file that a step wrote, relative to the run directory; `name` is what `trace = "@step/name"` uses."""
+
+    name: str
+    path: str
+    media_type: str = "application/octet-stream"
+    sha256: str
+
+
+class Report(Value):
+    """What one component, or a whole run, has to show."""
+
+    title: str
+    metrics: tuple[Metric, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    files: tuple[WrittenFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name; KeyError lists what there is."""
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(f"no metric {name!r}; there are: {', '.join(m.name for m in self.metrics)}")
+
+    def table(self, name: str) -> Table:
+        """The table of that name; KeyError lists what there is."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(f"no table {name!r}; there are: {', '.join(t.name for t in self.tables)}")
