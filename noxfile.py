@@ -66,12 +66,13 @@ def timed(function: Session) -> Session:
     """The session, which says at its end how long it took and what it may take."""
 
     @functools.wraps(function)
-    def run(session: nox.Session, *arguments: str) -> None:
+    def run(session: nox.Session, **parameters: str) -> None:
         start = time.monotonic()
         try:
-            function(session, *arguments)
+            function(session, **parameters)
         finally:
-            name = f"{function.__name__}({arguments[0]})" if arguments else function.__name__
+            ids = "".join(f"({value})" for value in parameters.values())
+            name = function.__name__ + ids
             budget = BUDGET_S.get(name, BUDGET_S.get(function.__name__))
             took = time.monotonic() - start
             of = f" of the {budget} s it may take" if budget else ""
@@ -118,7 +119,7 @@ def contracts(session: nox.Session) -> None:
     )
     for package in EVERYTHING:
         with session.chdir(ROOT / package.path):
-            session.run("deptry", "src", "--known-first-party", package.module)
+            session.run("deptry", "src", "--known-first-party", package.module, silent=True)
 
 
 @nox.session(venv_backend="none")

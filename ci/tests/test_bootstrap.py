@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from catalogue import CORE, constraint_lines, read_catalogue, wheel_name
@@ -59,10 +59,13 @@ def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def wrapper() -> Iterator[object]:
+def wrapper() -> ModuleType:
     """ci/nox as a module."""
-    path = str(Path(__file__).resolve().parents[1] / "nox")
-    return SourceFileLoader("wrapper", path).load_module()
+    loader = SourceFileLoader("wrapper", str(Path(__file__).resolve().parents[1] / "nox"))
+    module = ModuleType(loader.name)
+    module.__file__ = loader.path
+    loader.exec_module(module)
+    return module
 
 
 def test_an_empty_home_and_a_path_with_spaces_are_enough_to_list_the_sessions(
@@ -151,7 +154,9 @@ def test_a_read_only_clone_works_from_a_cache_folder_and_stays_as_it_was(
     assert list(warm_cache.glob(f"ci/clone-*/wheels/*/{wheel_name(CORE, clone)}"))
 
 
-def test_runs_of_one_clone_at_once_get_folders_of_their_own(wrapper, tmp_path: Path) -> None:
+def test_runs_of_one_clone_at_once_get_folders_of_their_own(
+    wrapper: ModuleType, tmp_path: Path
+) -> None:
     held = [wrapper.run_slot(tmp_path) for _ in range(3)]
     assert [folder.name for folder, _ in held] == ["run-0", "run-1", "run-2"]
     held[1][1].close()
@@ -185,7 +190,7 @@ def test_a_cache_that_cannot_be_written_is_named(clone: Path, tmp_path: Path) ->
     assert status == 2 and str(blocked) in errors and len(errors.splitlines()) == 1
 
 
-def test_without_a_home_the_cache_lies_in_the_clone(wrapper, tmp_path: Path) -> None:
+def test_without_a_home_the_cache_lies_in_the_clone(wrapper: ModuleType, tmp_path: Path) -> None:
     wrapper.ROOT = tmp_path
     assert wrapper.cache_folder({"HOME": ""}) == tmp_path / ".nox" / "cache"
     assert wrapper.cache_folder({}) == tmp_path / ".nox" / "cache"
