@@ -14,7 +14,7 @@ class Value(BaseModel):
 
     def to_json(self) -> str:
         """The value as JSON text; `from_json` gives an equal value back."""
-        return self.model_dump_json(exclude_defaults=True)
+        return self.model_dump_json()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

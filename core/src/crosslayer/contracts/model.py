@@ -312,6 +312,13 @@ class ModelSpec(Value):
         return spec_from_config(config, name=name)
 
     @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.blocks, self.annotations))
+
+    def __hash__(self) -> int:  # computed once: simulators look the lowering of a spec up for every step
+        return self._hash
+
+    @cached_property
     def parameters(self) -> int:
         """Parameters of the live module, tied ones once."""
         return sum(block.parameters for block in self.blocks)

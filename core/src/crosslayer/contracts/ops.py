@@ -9,7 +9,7 @@ torch.utils.flop_counter does; `effective_flops` leaves the pruned ones out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -308,29 +308,36 @@ def moved_bytes(op: Any) -> Any:
     return weight_bytes(op) + activation_bytes(op)
 
 
-def in_plain_parts(op: Op) -> tuple[Op, ...]:
+def in_plain_parts(op: Any) -> tuple[Any, ...]:
     """A refused op in simpler ops, offered once before the fallback; () where there is nothing simpler.
 
     Conv2d becomes the Gemm of its im2col form; Attention becomes two Gemms against the KV cache (mean keys
-    a query). Elementwise parts (softmax, im2col copies) are left out of the count.
+    a query). Elementwise parts (softmax, im2col copies) are left out of the count. A table gives tables.
     """
-    if isinstance(op, Conv2d) and op.groups == 1:
+    kind = op_type(op)
+    if kind is Conv2d and op.groups == 1:
         return (
-            Gemm(
-                m=op.positions, k=op.kernel_h * op.kernel_w * op.in_channels, n=op.out_channels,
-                weight_format=op.weight_format, activation_format=op.activation_format, bias=op.bias,
-                annotations=op.annotations, name=op.name,
+            _like(
+                op, m=op.positions, k=op.kernel_h * op.kernel_w * op.in_channels, n=op.out_channels,
+                weight_format=op.weight_format, bias=op.bias, name=op.name,
             ),
         )  # fmt: skip
-    if isinstance(op, Attention) and op.queries > 0:
-        rows, keys = op.queries * op.heads, op.pairs / op.queries
-        scores = Gemm(
-            m=rows, k=op.head_dim, n=keys, groups=op.sequences * op.kv_heads, stationary="activation",
-            weight_format=op.kv_format, activation_format=op.activation_format,
-            annotations=op.annotations, name=f"{op.name}.scores",
-        )  # fmt: skip
-        return scores, replace(scores, k=keys, n=op.value_dim, name=f"{op.name}.values")
+    if kind is Attention:
+        rows, keys = op.queries * op.heads, op.pairs / np.maximum(op.queries, 1)
+        common = {
+            "m": rows, "groups": op.sequences * op.kv_heads, "stationary": "activation", "weight_format": op.kv_format,
+        }  # fmt: skip
+        return (
+            _like(op, k=op.head_dim, n=keys, name=f"{op.name}.scores", **common),
+            _like(op, k=keys, n=op.value_dim, name=f"{op.name}.values", **common),
+        )
     return ()
+
+
+def _like(op: Any, **columns: Any) -> Any:
+    """A Gemm, or a table of Gemms if `op` is a table, that keeps the op's formats and annotations."""
+    columns |= {"activation_format": op.activation_format, "annotations": op.annotations}
+    return OpTable(Gemm, columns, rows=len(op)) if isinstance(op, OpTable) else Gemm(**columns)
 
 
 @dataclass(frozen=True, slots=True)
