@@ -99,9 +99,8 @@ def test_with_neither_venv_nor_pip_one_sentence_names_both_packages(
     variables = {"PYTHONPATH": without, "CROSSLAYER_CACHE_DIR": str(tmp_path / "cache")}
     status, output, errors = run(clone, "-l", **variables)
     assert status == 2 and output == ""
-    assert errors.splitlines()[-1].startswith("ci/nox: ")
+    assert len(errors.splitlines()) == 1
     assert "python3-venv" in errors and "python3-pip" in errors
-    assert "Traceback" not in errors
 
 
 def test_an_old_python_gets_one_sentence(clone: Path, tmp_path: Path) -> None:
