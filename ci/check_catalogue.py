@@ -160,6 +160,19 @@ def registered_problems(
             yield f"{package.name}: registers {found}, plugins.toml says {said}"
 
 
+def registered() -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """What the installed plugins register, as {distribution: {kind: names}}, and which failed."""
+    from crosslayer.discovery import discover
+    from crosslayer.registry import KINDS
+
+    registry = discover(strict=False)
+    found: dict[str, dict[str, list[str]]] = {}
+    for kind in KINDS:
+        for name, component in registry.components(kind).items():
+            found.setdefault(component.distribution, {}).setdefault(kind, []).append(name)
+    return found, [str(failure) for failure in registry.failures]
+
+
 def problems(root: Path = ROOT) -> Iterator[str]:
     """Every disagreement that can be seen without importing a package."""
     packages = read_catalogue(root)
@@ -179,7 +192,8 @@ def main() -> None:
         readme.write_text(
             with_table(readme.read_text(encoding="utf-8"), packages), encoding="utf-8"
         )
-    found = [*problems()]
+    components, failures = registered()
+    found = [*problems(), *failures, *registered_problems(packages, components)]
     for problem in found:
         print(f"ci/check_catalogue.py: {problem}")
     if not found:

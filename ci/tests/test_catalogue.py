@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import check_catalogue
 import pytest
-from catalogue import CORE, by_name, read_catalogue, sources_hash, third_party, wheel_name
+from catalogue import CORE, Package, by_name, read_catalogue, sources_hash, third_party, wheel_name
 from check_alone import intruders
 
 FLOW = "packages/flow-flexcim/pyproject.toml"
@@ -70,6 +70,13 @@ def test_the_top_level_holds_exactly_what_is_agreed(clone: Path) -> None:
     ]
 
 
+def test_the_installed_packages_register_what_the_catalogue_says() -> None:
+    components, failures = check_catalogue.registered()
+    assert failures == []
+    assert [*check_catalogue.registered_problems(read_catalogue(), components)] == []
+    assert components["crosslayer"]
+
+
 def test_what_is_registered_must_be_what_the_catalogue_says() -> None:
     packages = read_catalogue()
     right = {package.name: package.kinds for package in packages}
@@ -114,15 +121,11 @@ def test_a_sibling_that_can_be_imported_is_found(
     (tmp_path / "one_package").mkdir()
     (tmp_path / "one_package" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    one = by_name("flow-flexcim").__class__(name="one", path="", module="one_package")
-    other = one.__class__(name="other", path="", module="other_package")
-    here = {point.module.partition(".")[0] for point in _entry_points()}
+    one = Package(name="one", path="", module="one_package")
+    other = Package(name="other", path="", module="other_package")
+    here = {point.module.partition(".")[0] for point in entry_points(group="crosslayer")}
     assert intruders(["one_package", *here], [one, other]) == []
     assert intruders([*here], [one, other]) == ["one_package is importable here"]
     assert "other_package is not importable here" in intruders(
         ["one_package", "other_package", *here], [one, other]
     )
-
-
-def _entry_points():
-    return sys.modules["importlib.metadata"].entry_points(group="crosslayer")
