@@ -29,7 +29,7 @@ FORMATS = [
     "int8-g32-zp", "int2-g16-zp", "ternary-g16", "int4-g128-sfp8_e4m3fn", "fp8_e4m3fn-sfp32",
     "fp8_e4m3fn-g32-se8m0", "fp8_e5m2-g32-sfp8_e4m3fn", "int8-g32-se8m0", "int8-g32-sbf16",
     "int8-g32-zp-sbf16", "int4-g32-zp-sfp8_e4m3fn", "int8-g20-sfp32", "int8-g20-zp-sfp32",
-    "e2m1-g16", "ternary-g16-se8m0",
+    "e2m1-g16", "e2m1-g16-sbf16", "ternary-g16-se8m0",
 ]
 # fmt: on
 SPARSITIES = [None, NMSparsity(2, 4), NMSparsity(3, 8), NMSparsity(4, 4), NMSparsity(1, 16)]
@@ -149,7 +149,7 @@ def weights(seed: int, exponent: float, sparsity: NMSparsity | None) -> np.ndarr
 def test_a_tensor_of_format_values_packs_and_unpacks_bit_for_bit(
     name: str, sparsity: NMSparsity | None
 ) -> None:
-    for seed, exponent in enumerate((-44, -40, -36, -8, -6, -5, -3, -1, 0, 2, 6, 37.5)):
+    for seed, exponent in enumerate((-44, -40, -36, -8, -6, -5, -3, -1, 0, 2, 6, 37.5, 39)):
         first = pack(weights(seed, exponent, sparsity), name, sparsity)
         values = unpack(first)
         assert np.isfinite(values).all()
