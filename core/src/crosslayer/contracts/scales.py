@@ -34,9 +34,8 @@ from crosslayer.errors import InputError
 
 _PRECISION = 16  # significant bits of a float32 scale
 _FLOAT32_MAX = number_format("fp32").max
-_SMALLEST_TENSOR_SCALE = (
-    2.0**-124
-)  # nvfp4's finest product is then 2^-149, the last step of float32
+# With this one the finest product of an nvfp4 tensor is 2^-149, the last step of float32.
+_SMALLEST_TENSOR_SCALE = 2.0**-124
 
 
 @dataclass(frozen=True, slots=True, eq=False)
