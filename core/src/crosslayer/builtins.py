@@ -1,0 +1,69 @@
+"""The components that ship with the core, declared with the hooks that a plugin uses."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from crosslayer.component import Component, hookimpl
+
+LIVE_NEEDS = ("torch", "transformers")
+LIVE_INSTALL = "python -m pip install 'torch>=2.6,<3' 'transformers>=5,<6' gguf safetensors"
+
+
+@hookimpl
+def crosslayer_accelerator_models() -> list[Component]:
+    """The roofline; its presets are the tables of a data file."""
+    file = Path(__file__).with_name("accelerators") / "presets.toml"
+    return [
+        Component(
+            name="roofline",
+            summary="Peak rates and bandwidth: an op takes the longer of its arithmetic and its bytes",
+            paper="doi:10.1145/1498765.1498785",
+            factory="crosslayer.accelerators.roofline:Roofline",
+            params="crosslayer.accelerators.params:RooflineParams",
+            presets=tuple(tomllib.loads(file.read_text(encoding="utf-8"))),
+        )
+    ]
+
+
+@hookimpl
+def crosslayer_models() -> list[Component]:
+    """SmolLM2 with its weights, and the shapes of well-known models without weights."""
+    from crosslayer.models.presets import components
+
+    smollm2 = Component(
+        name="smollm2-135m",
+        summary="SmolLM2-135M-Instruct with its real weights, downloaded once",
+        paper="arXiv:2502.02737",
+        factory="crosslayer.models.smollm2:SmolLM2",
+        params="crosslayer.models.params:LiveParams",
+        needs=LIVE_NEEDS,
+        install=LIVE_INSTALL,
+    )
+    return [smollm2, *components()]
+
+
+@hookimpl
+def crosslayer_evaluators() -> list[Component]:
+    """What is measured on a live model's text."""
+    return [
+        Component(
+            name="perplexity",
+            summary="Perplexity on a text, before and after the transforms",
+            paper="",
+            factory="crosslayer.evaluators:Perplexity",
+            params="crosslayer.evaluators_params:PerplexityParams",
+            needs=LIVE_NEEDS,
+            install=LIVE_INSTALL,
+        ),
+        Component(
+            name="next-token-agreement",
+            summary="Share of positions where the most likely next token is the unmodified model's",
+            paper="",
+            factory="crosslayer.evaluators:NextTokenAgreement",
+            params="crosslayer.evaluators_params:AgreementParams",
+            needs=LIVE_NEEDS,
+            install=LIVE_INSTALL,
+        ),
+    ]
