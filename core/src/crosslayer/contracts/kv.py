@@ -24,14 +24,14 @@ class KVCurve(Value):
 
     prompt: tuple[Knot, ...] = Field(min_length=2)
     generated: tuple[Knot, ...] = Field(min_length=2)
-    cap_tokens: float | None = Field(None, gt=0)
-    cap_bytes: float | None = Field(None, gt=0)
+    cap_tokens: float | None = Field(default=None, gt=0)
+    cap_bytes: float | None = Field(default=None, gt=0)
     policy: str = ""
 
     @model_validator(mode="after")
     def _knots_start_at_nothing_and_grow(self) -> KVCurve:
         for name, knots in (("prompt", self.prompt), ("generated", self.generated)):
-            if knots[0] != (0, 0, 0):
+            if any(knots[0]):
                 raise ValueError(f"KV curve: the first knot of {name} is {knots[0]}, not (0, 0, 0)")
             for a, b in zip(knots, knots[1:], strict=False):
                 if b[0] <= a[0] or b[1] < a[1] or b[2] < a[2] or b[1] > b[0]:

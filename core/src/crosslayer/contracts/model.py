@@ -10,7 +10,13 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from crosslayer.contracts.base import Value
 from crosslayer.contracts.formats import NMSparsity, number_format, storage_bytes
@@ -23,8 +29,10 @@ Rows = Literal["tokens", "logits", "sequences"]
 class _Part(Value):
     """name: unique in its block. path: the live module (None: no weights). rows: which rows it works on.
 
-    after: the parts whose results it takes; None is the part before it. Formats are names of
-    `contracts.formats`; activation_format is how results travel between parts.
+    after: the parts whose results it takes; None is the part before it, () the block's input.
+    Formats are names of `contracts.formats`; activation_format is how results travel between parts.
+    `parameters` is what the module at `path` holds itself, its submodules left out (a MoE's path is
+    its whole block; its experts' paths are the stacked tensors of all experts).
     """
 
     name: str = Field(min_length=1)
@@ -39,6 +47,11 @@ class _Part(Value):
     @classmethod
     def _format_is_known(cls, value: str | None) -> str | None:
         return value if value is None else number_format(value).name
+
+    @model_serializer(mode="wrap")
+    def _keep_the_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # `kind` is a default, which to_json leaves out, but from_json cannot tell the parts apart without it
+        return {"kind": getattr(self, "kind", None), **handler(self)}
 
     @property
     def parameters(self) -> int:
@@ -82,7 +95,7 @@ class Linear(_Part):
     tied: bool = False
     shard: Literal["column", "row"] | None = None
     sparsity: str | None = None
-    outlier_share: float = Field(0.0, ge=0, le=1)
+    outlier_share: float = Field(default=0.0, ge=0, le=1)
     outlier_format: str | None = None
 
     @model_validator(mode="after")
@@ -113,7 +126,7 @@ class Norm(_Part):
 
     kind: Literal["norm"] = "norm"
     width: int = Field(gt=0)
-    copies: int = Field(1, gt=0)
+    copies: int = Field(default=1, gt=0)
     weight: bool = True
     bias: bool = False
 
@@ -128,8 +141,8 @@ class Elementwise(_Part):
     kind: Literal["elementwise"] = "elementwise"
     function: str = "add"
     width: int = Field(gt=0)
-    reads: int = Field(1, gt=0)
-    flops_per_element: int = Field(1, ge=0)
+    reads: int = Field(default=1, gt=0)
+    flops_per_element: int = Field(default=1, ge=0)
 
 
 class Attention(_Part):
@@ -142,8 +155,8 @@ class Attention(_Part):
     heads: int = Field(gt=0)
     kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
-    value_dim: int | None = Field(None, gt=0)
-    window: int | None = Field(None, gt=0)
+    value_dim: int | None = Field(default=None, gt=0)
+    window: int | None = Field(default=None, gt=0)
     causal: bool = True
     kv_format: str = "bf16"
     kv_curve: KVCurve | None = None
@@ -182,10 +195,10 @@ class SelectiveScan(_Part):
     kind: Literal["selective_scan"] = "selective_scan"
     channels: int = Field(gt=0)
     state: int = Field(gt=0)
-    groups: int = Field(1, gt=0)
-    heads: int | None = Field(None, gt=0)
+    groups: int = Field(default=1, gt=0)
+    heads: int | None = Field(default=None, gt=0)
     state_format: str = "fp32"
-    own_parameters: int = Field(0, ge=0)
+    own_parameters: int = Field(default=0, ge=0)
 
     @property
     def parameters(self) -> int:
@@ -206,13 +219,13 @@ class Conv(_Part):
     kind: Literal["conv"] = "conv"
     in_channels: int = Field(gt=0)
     out_channels: int = Field(gt=0)
-    kernel_h: int = Field(1, gt=0)
-    kernel_w: int = Field(1, gt=0)
-    groups: int = Field(1, gt=0)
+    kernel_h: int = Field(default=1, gt=0)
+    kernel_w: int = Field(default=1, gt=0)
+    groups: int = Field(default=1, gt=0)
     bias: bool = False
-    positions: int = Field(1, gt=0)
-    input_positions: int = Field(1, gt=0)
-    cached: int = Field(0, ge=0)
+    positions: int = Field(default=1, gt=0)
+    input_positions: int = Field(default=1, gt=0)
+    cached: int = Field(default=0, ge=0)
 
     @property
     def parameters(self) -> int:
@@ -295,8 +308,8 @@ class ModelSpec(Value):
     family: str = ""
     hidden: int = Field(gt=0)
     blocks: tuple[Block, ...] = Field(min_length=1)
-    vocabulary: int | None = Field(None, gt=0)
-    context_tokens: int | None = Field(None, gt=0)
+    vocabulary: int | None = Field(default=None, gt=0)
+    context_tokens: int | None = Field(default=None, gt=0)
     source: str = ""
     annotations: Annotations = ()
 
@@ -336,7 +349,7 @@ class ModelSpec(Value):
     @cached_property
     def state_bytes(self) -> float:
         """Recurrent and convolution state of one sequence; it does not grow with the context."""
-        return sum(part.state_bytes for _, part in self.parts(SelectiveScan, Conv))
+        return float(sum(part.state_bytes for _, part in self.parts(SelectiveScan, Conv)))
 
     def kv_bytes(self, prompt_tokens: int, generated_tokens: int) -> float:
         """KV cache of one sequence, all layers, with what the cache policies keep."""
