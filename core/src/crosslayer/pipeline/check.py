@@ -1,0 +1,211 @@
+"""Validates a pipeline whole before anything runs: all problems at once, each located.
+
+Three passes: the form of the tables, then components, their parameters and what refers to what, then (only for
+a pipeline without a problem so far) the trial: every transform on the spec alone, lowered and offered to the
+accelerators.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from crosslayer.errors import CrosslayerError, InputError, nearest
+from crosslayer.parameters import ParameterErrors
+from crosslayer.pipeline.parts import Part, resolve
+from crosslayer.pipeline.schema import Pipeline, Workload
+from crosslayer.pipeline.source import Problem, Source, key_text, read_source
+from crosslayer.pipeline.tables import Found, read_tables
+from crosslayer.pipeline.toml_lines import KeyPath
+from crosslayer.pipeline.topology import topology_of
+from crosslayer.pipeline.trial import trial
+from crosslayer.registry import Registry
+
+KIND_OF_TABLE = {
+    "model": "model", "transform": "model_transform", "accelerator": "accelerator_model",
+    "policy": "serving_policy", "simulate": "simulator", "evaluate": "evaluator",
+}  # fmt: skip
+
+
+def check_file(path: str | Path, registry: Registry) -> tuple[Pipeline | None, tuple[Problem, ...]]:
+    """The pipeline of a file, or None with everything that is wrong with it, in the order of its lines.
+
+    Reads the file, builds the components, runs the transforms on specs alone; writes nothing, opens no weights.
+    """
+    source = read_source(Path(path))
+    if isinstance(source, Problem):
+        return None, (source,)
+    return _check(source, registry, Path(path))
+
+
+def check_pipeline(pipeline: Pipeline, registry: Registry) -> tuple[Problem, ...]:
+    """Everything that is wrong with a pipeline made in Python."""
+    source = Source(str(pipeline.file or "pipeline"), pipeline.folder, pipeline.document())
+    return _check(source, registry, pipeline.file)[1]
+
+
+def _check(source: Source, registry: Registry, file: Path | None) -> tuple[Pipeline | None, tuple[Problem, ...]]:
+    found, problems = read_tables(source)
+    parts = _Parts(source, registry, problems)
+    for path, table in found.items():
+        parts.add(path, table)
+    problems += References(source, found).problems
+    if not problems:
+        pipeline = _pipeline(source, found, file)
+        problems += trial(source, pipeline, parts.found, registry)
+        if not problems:
+            return pipeline, ()
+    first_of_each = {(problem.key, problem.line, problem.column): problem for problem in reversed(problems)}
+    ordered = sorted(first_of_each.values(), key=lambda p: (p.line or 0, p.column or 0, p.key))
+    return None, tuple(ordered)
+
+
+class _Parts:
+    """Finds each named component and checks its parameters."""
+
+    def __init__(self, source: Source, registry: Registry, problems: list[Problem]) -> None:
+        self.source, self.registry, self.problems = source, registry, problems
+        self.found: dict[KeyPath, Part] = {}
+
+    def add(self, path: KeyPath, table: Any) -> None:
+        kind = KIND_OF_TABLE.get(str(path[0]))
+        if kind is None:
+            return
+        use_at = path if path[0] == "evaluate" else (*path, "use")
+        self._resolve(kind, table.use, table.params, path, use_at)
+        for i, fallback in enumerate(getattr(table, "fallback", ())):
+            at = (*path, "fallback", i)
+            self._resolve(kind, fallback, {}, at, at)
+
+    def _resolve(self, kind: str, use: str, params: dict[str, Any], path: KeyPath, use_at: KeyPath) -> None:
+        try:
+            self.found[path] = resolve(self.registry, kind, use, params, self.source.folder)
+        except ParameterErrors as error:
+            for key, message in error.problems:
+                at = (*path, *key)
+                self.problems.append(self.source.problem(at, f"{key_text(at)}: {message}"))
+        except CrosslayerError as error:
+            self.problems.append(self.source.problem(use_at, str(error), error.exit_code))
+
+
+class References:
+    """Names: given where they must be, unique, and known where they are used."""
+
+    def __init__(self, source: Source, found: Found) -> None:
+        self.source = source
+        self.tables = {
+            name: [(path, table) for path, table in found.items() if path[0] == name]
+            for name in ("model", "transform", "accelerator", "instance", "simulate")
+        }
+        self.found = found
+        self.problems: list[Problem] = []
+        self.nodes = self._network()
+        self.models = self._names("model")
+        self.accelerators = self._names("accelerator")
+        for path, table in self.tables["transform"]:
+            self._names_one(path, "on", table.on, "model", self.models)
+        self._instances()
+        self._simulators()
+        if ("policy",) in found and not self.tables["simulate"]:
+            self._bad(("policy",), "[policy] plans requests, and nothing here serves any; add a [[simulate]] step")
+
+    def _bad(self, path: KeyPath, message: str) -> None:
+        self.problems.append(self.source.problem(path, message))
+
+    def _names(self, kind: str) -> list[str]:
+        """What models or accelerators are called; several need a name each."""
+        tables = self.tables[kind]
+        if len(tables) > 1:
+            for path, table in tables:
+                if table.name is None:
+                    self._bad(path, f"one of {len(tables)} [[{kind}]] tables needs a 'name'")
+        names = [table.name or table.use for _, table in tables]
+        self._unique(kind, [(path, table.name) for path, table in tables if table.name])
+        return names
+
+    def _unique(self, kind: str, names: list[tuple[KeyPath, str]]) -> None:
+        seen: set[str] = set()
+        for path, name in names:
+            if name in seen:
+                self._bad((*path, "name"), f"two [[{kind}]] tables are called {name!r}; names must differ")
+            seen.add(name)
+
+    def _names_one(self, path: KeyPath, key: str, name: str | None, kind: str, known: list[str]) -> None:
+        """A reference to a model or an accelerator, which may be left out where there is only one."""
+        if name is None:
+            if len(known) > 1:
+                self._bad(path, f"{key_text(path)} needs {key!r}: which of the {len(known)} {kind}s; {nearest('', known)}")
+        elif name not in known and known:
+            self._bad((*path, key), f"{key_text((*path, key))}: no {kind} is called {name!r}; {nearest(name, known)}")
+        elif not known and f"{kind}" not in self.source.document:
+            self._bad((*path, key), f"{key_text((*path, key))}: no {kind} is called {name!r}: there is no [{kind}]")
+
+    def _instances(self) -> None:
+        tables = self.tables["instance"]
+        if len(self.tables["accelerator"]) > 1 and "instance" not in self.source.document:
+            path = self.tables["accelerator"][1][0]
+            self._bad(path, "several accelerators need [[instance]] tables that say which model runs on which")
+        named = []
+        for path, table in tables:
+            self._names_one(path, "model", table.model, "model", self.models)
+            self._names_one(path, "accelerator", table.accelerator, "accelerator", self.accelerators)
+            devices = table.tensor_parallel * table.pipeline_parallel
+            if table.devices not in (None, devices):
+                self._bad((*path, "devices"), f"{table.devices} devices, but tensor_parallel x pipeline_parallel = {devices}")
+            if table.place is not None and table.place not in self.nodes:
+                hint = nearest(table.place, self.nodes) if self.nodes else "there is no [network]"
+                self._bad((*path, "place"), f"no node of the network is called {table.place!r}; {hint}")
+            named.append((path, table.name or table.model or "".join(self.models[:1])))
+        self._unique("instance", named)
+
+    def _simulators(self) -> None:
+        earlier: list[str] = []
+        for path, table in self.tables["simulate"]:
+            if table.step in earlier:
+                self._bad(path, f"two [[simulate]] steps are called {table.step!r}; give one a 'name'")
+            if table.trace is not None and table.trace.startswith("@"):
+                step, slash, file = table.trace[1:].partition("/")
+                if not slash or not file:
+                    self._bad((*path, "trace"), f"{table.trace!r} must look like '@step/file'")
+                elif step not in earlier:
+                    hint = nearest(step, earlier) if earlier else "no step comes before it"
+                    self._bad((*path, "trace"), f"no earlier step is called {step!r}; {hint}")
+            elif table.trace is not None and not (self.source.folder / table.trace).is_file():
+                self._bad((*path, "trace"), f"there is no file {table.trace!r} (looked in {self.source.folder})")
+            if table.calls is not None:
+                self._bad((*path, "calls"), f"calls = {table.calls!r}: a simulator cannot take its model calls from another yet")
+            earlier.append(table.step)
+
+    def _network(self) -> tuple[str, ...]:
+        table = self.found.get(("network",))
+        if table is None:
+            return ()
+        try:
+            topology = topology_of(table, self.source.folder)
+        except InputError as error:
+            self._bad(("network", "topology" if table.topology else "links"), str(error))
+            return ()
+        return topology.nodes if topology else ()
+
+
+def _pipeline(source: Source, found: Found, file: Path | None) -> Pipeline:
+    """The tables as one value; a file without a name is called after itself."""
+    about = found.get(("pipeline",))
+
+    def several(name: str) -> tuple[Any, ...]:
+        return tuple(table for path, table in found.items() if path[0] == name)
+
+    return Pipeline(
+        name=(about and about.name) or (file.stem if file else "pipeline"),
+        seed=about.seed if about else 0,
+        models=several("model"),
+        transforms=several("transform"),
+        accelerators=several("accelerator"),
+        instances=several("instance"),
+        policy=found.get(("policy",)),
+        network=found.get(("network",)),
+        workload=found.get(("workload",), Workload()),
+        simulate=several("simulate"),
+        evaluate=several("evaluate"),
+        file=file,
+    )

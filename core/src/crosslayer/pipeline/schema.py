@@ -1,0 +1,222 @@
+"""What a pipeline file says, as values: one class for each kind of table, and `Pipeline` for the whole.
+
+A table that names a component (`use`) holds the component's own parameters beside its few keys here; they are
+kept in `params` and checked against the component's own model, not here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = Field(None, min_length=1, max_length=100)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Use(_Table):
+    """A table that names a component; keys that are not ours are the component's parameters."""
+
+    use: str = Field(min_length=1)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, table: Any) -> Any:
+        if isinstance(table, str):
+            return {"use": table}
+        if not isinstance(table, dict):
+            return table
+        own = cls.model_fields.keys() - {"params"}
+        split: dict[str, Any] = {key: value for key, value in table.items() if key in own}
+        return split | {"params": {key: value for key, value in table.items() if key not in own}}
+
+    def table(self) -> dict[str, Any]:
+        """The table as a pipeline file has it."""
+        own = self.model_dump(exclude={"params"}, exclude_defaults=True)
+        return own | dict(self.params)
+
+
+class About(_Table):
+    """[pipeline]: the run's name (the file's, if left out) and its seed."""
+
+    name: str | None = NAME
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class Model(_Use):
+    """[model] or [[model]]."""
+
+    name: str | None = NAME
+
+
+class Transform(_Use):
+    """[[transform]]; `on` names the model where there are several."""
+
+    on: str | None = None
+
+
+class Accelerator(_Use):
+    """[accelerator] or [[accelerator]]; `fallback` prices the ops that this one refuses, first that can."""
+
+    name: str | None = NAME
+    fallback: tuple[str, ...] = ()
+
+    @field_validator("fallback", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+class Instance(_Table):
+    """[[instance]]: a model on an accelerator; devices are tensor_parallel x pipeline_parallel if left out."""
+
+    name: str | None = NAME
+    model: str | None = None
+    accelerator: str | None = None
+    devices: int | None = Field(None, ge=1)
+    tensor_parallel: int = Field(1, ge=1)
+    pipeline_parallel: int = Field(1, ge=1)
+    role: Literal["any", "prefill", "decode"] = "any"
+    place: str | None = None
+    kv_blocks: int | None = Field(None, ge=1)
+    kv_block_tokens: int = Field(16, ge=1)
+
+
+class Policy(_Use):
+    """[policy]: the serving policy."""
+
+
+class Network(_Table):
+    """[network]: a topology file (TOML, relative to the pipeline file), or links written here."""
+
+    topology: str | None = None
+    links: list[dict[str, Any]] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Network:
+        if (self.topology is None) == (self.links is None):
+            raise ValueError("[network] takes either 'topology' (a file) or 'links', not both and not neither")
+        return self
+
+
+class Workload(_Table):
+    """[workload]: what modelled latencies are for; lengths in tokens, batch_size sequences at once."""
+
+    prompt_tokens: int = Field(512, ge=1, le=2**31)
+    output_tokens: int = Field(128, ge=1, le=2**31)
+    batch_size: int = Field(1, ge=1, le=2**20)
+
+
+class Simulate(_Use):
+    """[[simulate]]; `calls`: who runs its model calls. `trace`: a file, or "@step/file" of an earlier step."""
+
+    name: str | None = NAME
+    calls: str | None = None
+    trace: str | None = None
+
+    @property
+    def step(self) -> str:
+        """What later steps call this one."""
+        return self.name or self.use.partition(":")[0]
+
+
+class Evaluate(_Use):
+    """One key of [evaluate]."""
+
+
+class Pipeline(_Table):
+    """A model, what is done to it, where it runs, and what to find out.
+
+    In Python: `Pipeline(model="smollm2-135m", transforms=[{"use": "flow", "sparsity": 0.5}],
+    accelerator="roofline:a100-80g", evaluate={"perplexity": {"tokens": 2048}}).run()`. A component is its name,
+    or a dict with `use` and its parameters, as in a file; `file` is where relative paths start and what the
+    run keeps a copy of.
+    """
+
+    name: str = Field("pipeline", min_length=1, max_length=100)
+    seed: int = Field(0, ge=0, lt=2**63)
+    models: tuple[Model, ...] = Field(min_length=1)
+    transforms: tuple[Transform, ...] = ()
+    accelerators: tuple[Accelerator, ...] = ()
+    instances: tuple[Instance, ...] = ()
+    policy: Policy | None = None
+    network: Network | None = None
+    workload: Workload = Workload()
+    simulate: tuple[Simulate, ...] = ()
+    evaluate: tuple[Evaluate, ...] = ()
+    file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        for one in ("model", "transform", "accelerator", "instance"):
+            if one in given:
+                given[one + "s"] = given.pop(one)
+        if isinstance(given.get("evaluate"), dict):
+            given["evaluate"] = [{**params, "use": use} for use, params in given["evaluate"].items()]
+        for several in ("models", "transforms", "accelerators", "instances", "simulate", "evaluate"):
+            value = given.get(several, ())
+            given[several] = tuple(value) if isinstance(value, list | tuple) else (value,)
+        return given
+
+    def document(self) -> dict[str, Any]:
+        """The pipeline as the data of a pipeline file."""
+        document: dict[str, Any] = {
+            "pipeline": {"name": self.name, "seed": self.seed},
+            "model": [model.table() for model in self.models],
+            "transform": [transform.table() for transform in self.transforms],
+            "accelerator": [accelerator.table() for accelerator in self.accelerators],
+            "instance": [instance.model_dump(exclude_none=True) for instance in self.instances],
+            "policy": self.policy and self.policy.table(),
+            "network": self.network and self.network.model_dump(exclude_none=True),
+            "workload": self.workload.model_dump(),
+            "simulate": [step.table() for step in self.simulate],
+            "evaluate": {step.use: dict(step.params) for step in self.evaluate},
+        }
+        for several in ("model", "accelerator"):
+            if len(document[several]) == 1:
+                document[several] = document[several][0]
+        return {name: table for name, table in document.items() if table}
+
+    def placed(self) -> tuple[Instance, ...]:
+        """The instances, defaults filled in: without [[instance]], one a model on the only accelerator."""
+        models = names_of(self.models)
+        machines = names_of(self.accelerators)
+        only_model = models[0] if len(models) == 1 else None
+        only_machine = machines[0] if len(machines) == 1 else None
+        given = self.instances or tuple(Instance(model=name) for name in models)
+        return tuple(
+            one.model_copy(
+                update={
+                    "name": one.name or one.model or only_model,
+                    "model": one.model or only_model,
+                    "accelerator": one.accelerator or only_machine,
+                    "devices": one.devices or one.tensor_parallel * one.pipeline_parallel,
+                }
+            )
+            for one in given
+        )
+
+    def run(self, **options: Any) -> Any:
+        """`crosslayer.run` of this pipeline: the same options, the same `Run`."""
+        from crosslayer.runner import run
+
+        return run(self, **options)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self.file.absolute().parent if self.file else Path.cwd()
+
+
+def names_of(tables: tuple[Model, ...] | tuple[Accelerator, ...]) -> tuple[str, ...]:
+    """What models or accelerators are called: their `name`, else their `use`."""
+    return tuple(table.name or table.use for table in tables)
