@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from crosslayer.contracts.ops import Op
     from crosslayer.contracts.report import Figure, Metric, Report, Table
     from crosslayer.contracts.requests import LLMCall, Request, RequestTrace
-    from crosslayer.contracts.serving import CallResult, Decision, FinishedCall, Pool, ServePlan
+    from crosslayer.contracts.serving import (
+        CallResult,
+        Decision,
+        FinishedCall,
+        Pool,
+        ServedRequest,
+        ServePlan,
+    )
+    from crosslayer.serve import Backend
 
 
 @runtime_checkable
@@ -216,3 +224,23 @@ class Stack:
         from crosslayer.contracts.lowering import StepTable
 
         return self.step_costs(instance, StepTable.from_shapes([step])).row(0)
+
+    def serve(
+        self,
+        requests: Iterable[Request],
+        service: CallService,
+        backend: Backend | None = None,
+        *,
+        pool: Pool | None = None,
+        seed: int = 0,
+    ) -> tuple[ServedRequest, ...]:
+        """Run the policy loop over requests in order of arrival: see `crosslayer.serve.serve`.
+
+        backend None: lengths only. pool None: a member for each instance. No policy: one call each.
+        """
+        from crosslayer.call_service import stack_pool
+        from crosslayer.serve import OneCall, serve
+
+        return serve(
+            requests, self.policy or OneCall(), pool or stack_pool(self), service, backend, seed=seed
+        )

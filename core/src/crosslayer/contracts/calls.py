@@ -53,13 +53,13 @@ class Prefix(Value):
 
 
 class LLMCall(Value):
-    """One completion of one prompt. `model` is a pool member's name; None until a policy has
+    """One completion of one prompt; `model` is a pool member's name, None until a policy has
     chosen.
 
     output_tokens: a length known beforehand (recorded, synthetic); None where the backend finds
-    out. sample: which of several independent completions of the same prompt. parameters: of
-    decoding, for the backend (("temperature", 0.3), ...). A precision is a pool member, never an
-    argument of a call.
+    out. prompt_id: the prompt's name in recorded data, for backends that look answers up. sample:
+    which of several independent completions of the same prompt. parameters: of decoding, for the
+    backend (("temperature", 0.3), ...). A precision is a pool member, never an argument of a call.
     """
 
     id: str = Field(default="call", min_length=1)
@@ -69,6 +69,7 @@ class LLMCall(Value):
     output_tokens: int | None = Field(default=None, ge=0, le=LAST_NS)
     max_tokens: int | None = Field(default=None, gt=0, le=LAST_NS)
     messages: tuple[Message, ...] | None = None
+    prompt_id: str | None = None
     sample: int = Field(default=0, ge=0)
     parameters: Parameters = ()
 
@@ -134,7 +135,8 @@ class Request(Value):
                         f" {nearest(name, ids)}"
                     )
         try:
-            TopologicalSorter(self.before).prepare()
+            if self.edges:
+                TopologicalSorter(self.before).prepare()
         except CycleError as error:
             circle = " -> ".join(reversed(error.args[1]))
             raise ValueError(f"request {self.id!r}: nodes wait for each other: {circle}") from None
