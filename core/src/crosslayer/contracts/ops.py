@@ -311,8 +311,10 @@ def moved_bytes(op: Any) -> Any:
 def in_plain_parts(op: Any) -> tuple[Any, ...]:
     """A refused op in simpler ops, offered once before the fallback; () where there is nothing simpler.
 
-    Conv2d becomes the Gemm of its im2col form; Attention becomes two Gemms against the KV cache (mean keys
-    a query). Elementwise parts (softmax, im2col copies) are left out of the count. A table gives tables.
+    Conv2d becomes the Gemm of its im2col form. Attention becomes two Gemms against the whole KV cache of a
+    sequence and KV head, with as many rows as give the op's query x key pairs: FLOPs and KV reads are the op's,
+    and a batch of unequal sequences costs what they cost one by one. Elementwise parts (softmax, im2col copies)
+    are left out of the count. A table gives tables.
     """
     kind = op_type(op)
     if kind is Conv2d and op.groups == 1:
@@ -323,7 +325,8 @@ def in_plain_parts(op: Any) -> tuple[Any, ...]:
             ),
         )  # fmt: skip
     if kind is Attention:
-        rows, keys = op.queries * op.heads, op.pairs / np.maximum(op.queries, 1)
+        keys = op.kv_tokens / np.maximum(op.sequences, 1)
+        rows = op.pairs * op.heads / np.maximum(keys, 1)
         common = {
             "m": rows, "groups": op.sequences * op.kv_heads, "stationary": "activation", "weight_format": op.kv_format,
         }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Accelerator models that ship with the core."""
