@@ -18,7 +18,7 @@ def crosslayer_accelerator_models() -> list[Component]:
     return [
         Component(
             name="roofline",
-            summary="Peak rates and bandwidth: an op takes the longer of its arithmetic and its bytes",
+            summary="Peak rates and bandwidth: the longer of an op's arithmetic and its bytes",
             paper="doi:10.1145/1498765.1498785",
             factory="crosslayer.accelerators.roofline:Roofline",
             params="crosslayer.accelerators.params:RooflineParams",
@@ -36,12 +36,17 @@ def crosslayer_models() -> list[Component]:
         name="smollm2-135m",
         summary="SmolLM2-135M-Instruct with its real weights, downloaded once",
         paper="arXiv:2502.02737",
-        factory="crosslayer.models.smollm2:SmolLM2",
-        params="crosslayer.models.params:LiveParams",
-        needs=LIVE_NEEDS,
-        install=LIVE_INSTALL,
+        factory="crosslayer.models.smollm2:smollm2",
+        params="crosslayer.models.live_params:LiveParams",
     )
-    return [smollm2, *components()]
+    directory = Component(
+        name="directory",
+        summary="A local Hugging Face directory: config.json, safetensors weights, tokenizer",
+        paper="",
+        factory="crosslayer.models.directory:directory",
+        params="crosslayer.models.live_params:DirectoryParams",
+    )
+    return [smollm2, directory, *components()]
 
 
 @hookimpl

@@ -1,0 +1,27 @@
+"""Parameters of models with real weights."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LiveParams(BaseModel):
+    """Whether the weights come along or only the shapes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    live: bool = Field(
+        True,
+        description="Open the real weights (fetched once, needs torch); false: shapes only, no "
+        "weights, modelled numbers.",
+    )
+
+
+class DirectoryParams(LiveParams):
+    """A local Hugging Face directory."""
+
+    path: str = Field(
+        min_length=1,
+        description="Directory with config.json, *.safetensors and a tokenizer, from the working "
+        "directory.",
+    )
