@@ -13,7 +13,7 @@ class PresetParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dtype: Literal["bf16", "fp16", "fp32"] = Field(
-        "bf16",
+        default="bf16",
         description="Number format of weights, activations and KV cache, "
         "whatever the model's own config.json says.",
     )
