@@ -50,6 +50,7 @@ class IsolatedService:
             )
         if call.id in self._running:
             raise InputError(f"call id {call.id!r} is in use")
+        output_tokens = _output_tokens(call)
         first_s, total_s = self._seconds_of(call)
         end = at_ns + nanoseconds(total_s)
         if not 0 <= first_s <= total_s or end > LAST_NS:
@@ -62,7 +63,7 @@ class IsolatedService:
             started_ns=at_ns,
             first_token_ns=at_ns + nanoseconds(first_s),
             finished_ns=end,
-            output_tokens=_output_tokens(call),
+            output_tokens=output_tokens,
             instance=call.model or "",
         )
         self._submitted += 1

@@ -77,8 +77,7 @@ class _Submitted:
 
 
 class PolicyLoop:
-    """Serves requests that come one by one: for simulations where an answer causes the next
-    request.
+    """Serves requests one by one: for simulations where an answer causes the next request.
 
     `submit` takes requests at or after `now_ns`; `advance` stops at the first instant a request is
     over. stage_seconds: times stages (default: their own `seconds`).
@@ -123,12 +122,13 @@ class PolicyLoop:
         heapq.heappush(self._events, (request.arrival_ns, job.order, job.order, job, None))
 
     def advance(self, until_ns: int = LAST_NS) -> tuple[int, tuple[ServedRequest, ...]]:
-        """(now, requests that were over at now), none only when `until_ns` is reached or nothing is
-        left.
+        """(now, requests over at now); none only when `until_ns` is reached or nothing is left.
 
         Errors: ComponentError when the service breaks its contract or can finish no outstanding
         call, or when the policy can never come to an answer.
         """
+        if until_ns < self.now_ns:
+            raise InputError(f"it is {self.now_ns} ns already; {until_ns} ns has passed")
         over: list[ServedRequest] = []
         while True:
             event_ns = self._events[0][0] if self._events else LAST_NS
@@ -136,9 +136,7 @@ class PolicyLoop:
             if self._open or bound < LAST_NS:
                 if self._run_service(bound):
                     over += self._take_over()
-                    until_ns = (
-                        self.now_ns if over else until_ns
-                    )  # what else happens at this instant
+                    until_ns = self.now_ns if over else until_ns  # the rest of this instant
                     continue
                 self.now_ns = bound
             if event_ns > until_ns or not self._events:
@@ -166,10 +164,11 @@ class PolicyLoop:
                 f"the service went from {self.now_ns} ns to {now} ns; it may go to {bound_ns} ns"
             )
         self.now_ns = now
-        ended = [(self._known(call), call) for call in finished]
+        ended = []
+        for call in finished:
+            ended.append((self._known(call), call))
+            self._close(ended[-1][0])
         ended.sort(key=lambda pair: (pair[0].turn.job.order, pair[0].number))
-        for submitted, _ in ended:
-            self._close(submitted)
         for submitted, call in ended:
             self._finish(submitted, call)
         return True
@@ -194,9 +193,8 @@ class PolicyLoop:
         if stage is not None:
             self._node_over(job, stage, None)
             return
-        for node in job.request.nodes:
-            if not job.waits[node.id]:
-                self._start(job, node)
+        for node in [node for node in job.request.nodes if not job.waits[node.id]]:
+            self._start(job, node)
 
     def _start(self, job: _Job, node: LLMCall | Stage) -> None:
         job.ready_ns[node.id] = self.now_ns

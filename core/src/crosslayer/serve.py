@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 
 class Backend(Protocol):
-    """What calls say. Equal call and seed, equal answer; the seed differs for every call of a
-    run.
-    """
+    """What calls say: equal call and seed, equal answer. Every call of a run has its own seed."""
 
     def answer(self, call: LLMCall, seed: int) -> Answer: ...
 
@@ -46,14 +44,10 @@ class LengthsOnly:
 
 
 class OneCall:
-    """The policy of a stack without one: each call goes to the member it names, or to the only
-    one.
-    """
+    """The policy of a stack without one: each call goes to its member, or to the only one."""
 
     def plan(self, request: Request, pool: Pool) -> ServePlan:
-        """The request's own call. Errors: InputError if it names no member and there are
-        several.
-        """
+        """The request's own call. Errors: InputError if it must choose a member."""
         call = request.call
         if call.model is None:
             if len(pool.members) > 1:

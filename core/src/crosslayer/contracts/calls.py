@@ -34,8 +34,7 @@ class Message(Value):
 
 
 class Prefix(Value):
-    """What a prefix cache sees of a prompt: one hash a block of `block_tokens` tokens, from its
-    start.
+    """What a prefix cache sees of a prompt: one hash a block of `block_tokens` tokens.
 
     A hash covers its block and every block before it, so two prompts share exactly as many blocks
     as their leading hashes are equal. The last block may be a part of one.
@@ -53,8 +52,7 @@ class Prefix(Value):
 
 
 class LLMCall(Value):
-    """One completion of one prompt; `model` is a pool member's name, None until a policy has
-    chosen.
+    """One completion of one prompt; `model`: a pool member, None until a policy has chosen.
 
     output_tokens: a length known beforehand (recorded, synthetic); None where the backend finds
     out. prompt_id: the prompt's name in recorded data, for backends that look answers up. sample:
@@ -95,9 +93,7 @@ class LLMCall(Value):
 
 
 class Stage(Value):
-    """What is no model call: retrieval, a tool, acting. `seconds` None: whoever runs it finds
-    out.
-    """
+    """What is no model call: retrieval, a tool, acting. `seconds` None: its simulator knows."""
 
     id: str = Field(min_length=1)
     kind: str = Field(min_length=1)
@@ -162,9 +158,7 @@ class Request(Value):
 
     @property
     def call(self) -> LLMCall:
-        """The only model call: what a policy plans for. Errors: InputError when there are none
-        or several.
-        """
+        """The only model call: what a policy plans for. Errors: InputError if it is not one."""
         calls = self.calls
         if len(calls) != 1:
             raise InputError(
@@ -196,9 +190,7 @@ def single(
 
 
 def in_order_of_arrival(requests: Iterable[Request]) -> Iterator[Request]:
-    """The requests as they come. Errors: InputError for one that arrives before the last, or an
-    id twice.
-    """
+    """The requests as they come. Errors: InputError for a step back in time or an id twice."""
     last, seen = -1, set()
     for request in requests:
         if request.arrival_ns < last:

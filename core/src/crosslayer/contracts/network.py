@@ -42,18 +42,14 @@ class Link(Value):
 
 
 class Route(Value):
-    """The way from one node to another: its nodes, the sum of latencies, the rate of its slowest
-    link.
-    """
+    """A way from node to node: its nodes, the sum of latencies, the rate of its slowest link."""
 
     nodes: tuple[str, ...]
     latency_s: float
     bytes_per_s: float | None  # None: it never leaves the node
 
     def seconds(self, payload_bytes: Any) -> Any:
-        """Seconds of a message of so many bytes (a number or a column), cut through at every
-        hop.
-        """
+        """Seconds of a message of so many bytes (number or column), cut through at every hop."""
         _no_negative("payload_bytes", payload_bytes)
         if self.bytes_per_s is None:
             return payload_bytes * 0.0
@@ -100,9 +96,7 @@ class Topology(Value):
     def star(
         cls, nodes: int | Sequence[str], bytes_per_s: float, latency_s: float, hub: str = "switch"
     ) -> Topology:
-        """Each node linked to a hub, which is one more node; a message between two nodes takes
-        two links.
-        """
+        """Each node linked to a hub, one more node: between two nodes lie two links."""
         names = _names(nodes)
         links = _links([(node, hub) for node in names], bytes_per_s, latency_s)
         return cls(name="star", nodes=(*names, hub), links=links)
@@ -153,8 +147,7 @@ class Topology(Value):
         return self.route(source, target).seconds(payload_bytes)
 
     def collective_seconds(self, kind: str, payload_bytes: Any, members: Sequence[str]) -> Any:
-        """Seconds of a collective among these nodes, in this order as a ring, at its slowest link's
-        rate.
+        """Seconds of a collective among these nodes as a ring in this order.
 
         Every step takes the worst latency and rate between ring neighbours; one member takes no
         time.
@@ -184,16 +177,15 @@ class Topology(Value):
 
     @classmethod
     def from_toml(cls, text: str, file: str = "topology") -> Topology:
-        """The topology of a TOML file's text. Errors: InputError naming `file`, the key and what
-        is wrong.
-        """
+        """The topology of a TOML file's text. Errors: InputError naming `file` and the key."""
         try:
             return cls.model_validate_json(json.dumps(tomllib.loads(text)), strict=True)
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"{file}: {error}") from None
         except ValidationError as error:
             problems = [
-                ".".join(str(part) for part in (file, *problem["loc"])) + f": {problem['msg']}"
+                ".".join(str(part) for part in (file, *problem["loc"]))
+                + f": {problem['msg'].removeprefix('Value error, ')}"
                 for problem in error.errors()
             ]
             raise InputError("; ".join(problems)) from None
@@ -249,9 +241,7 @@ def _steps_and_share(kind: str, n: Any) -> tuple[Any, Any]:
 
 
 def _routes(topology: Topology, source: str) -> dict[str, Route]:
-    """Dijkstra's algorithm; the key is (latency, links, -rate), the position breaks what ties
-    remain.
-    """
+    """Dijkstra's algorithm on (latency, links, -rate); positions break what ties remain."""
     position = {node: i for i, node in enumerate(topology.nodes)}
     found: dict[str, Route] = {}
     heap: list[tuple[int, int, float, int, tuple[str, ...]]] = [

@@ -215,7 +215,9 @@ class RequestTrace:
 
     def _check_lengths(self) -> None:
         of_requests, of_calls = len(self.arrival_ns), len(self.prompt_tokens)
+        one_each = self.owner is None
         lengths: dict[str, tuple[int | None, int]] = {
+            "prompt_tokens": (of_calls, of_requests if one_each else of_calls),
             "ids": (_length(self.ids), of_requests),
             "deadline_ns": (_length(self.deadline_ns), of_requests),
             "session": (_length(self.session and self.session.codes), of_requests),
@@ -226,8 +228,6 @@ class RequestTrace:
             "model": (_length(self.model and self.model.codes), of_calls),
             "prefix.offsets": (_length(self.prefix and self.prefix.offsets), of_calls + 1),
         }
-        if self.owner is None:
-            lengths["prompt_tokens"] = (of_calls, of_requests)
         for name, (length, wanted) in lengths.items():
             if length is not None and length != wanted:
                 raise InputError(f"trace column {name} has {length} rows, not {wanted}")
@@ -238,9 +238,7 @@ class RequestTrace:
 
     @classmethod
     def from_requests(cls, requests: Iterable[Request]) -> RequestTrace:
-        """The trace of these requests, which must come in order of arrival; `list(trace)` gives
-        them back.
-        """
+        """The trace of these requests, in order of arrival; `list(trace)` gives them back."""
         rows = list(in_order_of_arrival(requests))
         calls = [(row, call) for row, request in enumerate(rows) for call in request.calls]
         plain: dict[str, Any] = {
@@ -280,9 +278,7 @@ class RequestTrace:
 
     @property
     def first_call(self) -> Column:
-        """[n + 1]: the calls of request i are rows first_call[i] to first_call[i + 1] of the
-        call columns.
-        """
+        """[n + 1]: the calls of request i are rows first_call[i] to first_call[i + 1]."""
         if self.owner is None:
             return np.arange(len(self) + 1)
         return np.searchsorted(self.owner, np.arange(len(self) + 1))

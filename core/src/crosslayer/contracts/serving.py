@@ -47,8 +47,7 @@ class CallSeconds(Value):
         return self
 
     def at(self, prompt_tokens: Any, output_tokens: Any) -> Any:
-        """Seconds at any lengths (numbers or columns): linear between the grid's points and beyond
-        them.
+        """Seconds at any lengths (numbers or columns): linear between the grid's points.
 
         Beyond the grid it is an extrapolation, see `covers`; an axis of one point counts as flat.
         """
@@ -69,9 +68,7 @@ class CallSeconds(Value):
 
 
 def _cell(axis: tuple[int, ...], at: Any) -> tuple[Any, Any]:
-    """(the point of the axis below, how far towards the next); beyond the ends the last cell
-    goes on.
-    """
+    """(the point below, how far to the next); beyond the ends the last cell goes on."""
     points, at = np.array(axis, dtype=np.float64), np.asarray(at, dtype=np.float64)
     if len(points) == 1:
         return np.zeros(at.shape, dtype=np.intp), np.zeros(at.shape)
@@ -95,9 +92,7 @@ class PoolMember(Value):
     outstanding_prompt_tokens: int = Field(default=0, ge=0)
 
     def predicted_seconds(self, prompt_tokens: int, output_tokens: int) -> float:
-        """Seconds of one call on an idle instance. Errors: InputError if the member has no
-        prediction.
-        """
+        """Seconds of one call on an idle instance. Errors: InputError without `call_seconds`."""
         if self.call_seconds is None:
             raise InputError(
                 f"pool member {self.name!r} has no predicted seconds; give it `call_seconds`"
@@ -234,11 +229,11 @@ class NodeTimes(Value):
 
 
 class ServedRequest(Value):
-    """What became of a request. nodes: in order of finishing; results: of its calls, in order of
-    ending.
+    """What became of a request.
 
-    cancelled: calls that the policy's answer made needless. left_running: ids of calls that still
-    ran when the request was over, because the policy or the service did not end them.
+    nodes: in order of finishing; results: of its calls, in order of ending. cancelled: calls that
+    the policy's answer made needless. left_running: ids of calls that still ran when the request
+    was over, because the policy or the service did not end them.
     """
 
     request: Request
