@@ -170,8 +170,12 @@ class References:
                 elif step not in earlier:
                     hint = nearest(step, earlier) if earlier else "no step comes before it"
                     self._bad((*path, "trace"), f"no earlier step is called {step!r}; {hint}")
+                else:
+                    self._bad((*path, "trace"), f"trace = {table.trace!r}: a step cannot read another's file yet")
             elif table.trace is not None and not (self.source.folder / table.trace).is_file():
                 self._bad((*path, "trace"), f"there is no file {table.trace!r} (looked in {self.source.folder})")
+            elif table.trace is not None:
+                self._bad((*path, "trace"), f"trace = {table.trace!r}: files of requests cannot be read yet")
             if table.calls is not None:
                 self._bad((*path, "calls"), f"calls = {table.calls!r}: a simulator cannot take its model calls from another yet")
             earlier.append(table.step)

@@ -6,19 +6,21 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from crosslayer.parameters import ParameterErrors
 from crosslayer.registry import Registered, Registry, kind_label
 
+DIRECTORY = "directory"  # the model component that `use = "./folder"` stands for
+
 
 @dataclass(frozen=True)
 class Part:
     """A component and its parameters. values: as the registry takes them, paths to read made absolute.
 
-    reads: files and folders that a parameter names.
+    reads: the files and folders that parameters name, by parameter.
     """
 
     kind: str
@@ -26,7 +28,7 @@ class Part:
     found: Registered
     params: BaseModel | None
     values: Mapping[str, Any]
-    reads: tuple[Path, ...] = ()
+    reads: tuple[tuple[str, Path], ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,26 +57,31 @@ def resolve(registry: Registry, kind: str, use: str, values: Mapping[str, Any], 
     """The component of that name with these parameters; paths in them start at `folder`.
 
     A parameter of type Path is read: it must exist. One whose field says `json_schema_extra={"writes": True}` is
-    written, and stays inside the run directory. Errors: InputError, ParameterErrors, DependencyError.
+    written, and stays inside the run directory. A text one that says {"reads": True} is a name or a file: a file
+    if there is one of that name. Errors: InputError, ParameterErrors, DependencyError.
     """
+    if kind == "model" and use[:1] in "./~" and DIRECTORY in registry.components("model"):
+        use, values = DIRECTORY, {**values, "path": use}
     found = registry.get(kind, use)
     params = registry.parameters(kind, use, values)
     if params is None:
         return Part(kind, use, found, None, dict(values))
     problems, reads, changed = [], [], dict(values)
-    for name, writes in path_fields(type(params)):
+    for name, use_of_path in path_fields(type(params)):
         value = getattr(params, name)
         if value is None:
             continue
-        if writes:
+        if use_of_path == "writes":
             pure = PurePath(value)
             if pure.is_absolute() or ".." in pure.parts:
                 problems.append(((name,), f"{str(value)!r} leaves the run directory; write a path inside it"))
             continue
         path = folder / Path(value).expanduser()
+        if not path.exists() and use_of_path == "name":
+            continue
         if not path.exists():
             problems.append(((name,), f"there is no file {str(value)!r} (looked in {folder})"))
-        reads.append(path)
+        reads.append((name, path))
         changed[name] = str(path)
     if problems:
         raise ParameterErrors(f"{kind_label(kind)} {found.component.name!r}", tuple(problems))
@@ -83,12 +90,16 @@ def resolve(registry: Registry, kind: str, use: str, values: Mapping[str, Any], 
     return Part(kind, use, found, params, changed, tuple(reads))
 
 
-def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, bool]]:
-    """The parameters of type Path, each with whether it is written."""
+def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, Literal["reads", "writes", "name"]]]:
+    """The parameters that are paths: to read, to write, or a name that may be a file to read."""
     for name, field in model.model_fields.items():
-        if _holds_path(field.annotation):
-            extra = field.json_schema_extra
-            yield name, isinstance(extra, dict) and bool(extra.get("writes"))
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        if extra.get("writes"):
+            yield name, "writes"
+        elif _holds_path(field.annotation):
+            yield name, "reads"
+        elif extra.get("reads"):
+            yield name, "name"
 
 
 def _holds_path(annotation: Any) -> bool:

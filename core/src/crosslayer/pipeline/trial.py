@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ class _Trial:
 
     def _build_models(self) -> None:
         for name, (path, part) in zip(names_of(self.pipeline.models), self.parts["model"], strict=True):
+            if getattr(part.params, "live", False):  # its weights may be a download: not for a check
+                self.live.add(name)
+                part = replace(part, values={**part.values, "live": False})
             artifact = self._build(path, part)
             if artifact is not None and artifact.live is not None:
                 self.live.add(name)
@@ -171,12 +175,10 @@ def steps_of(model: ModelArtifact, workload: Workload) -> tuple[Any, Any]:
 
 def _refusal(op: Any, machines: list[Any]) -> str | None:
     """Why no machine prices an op, offered whole and once in plain parts; None if one does."""
-    from crosslayer.contracts.ops import in_plain_parts
+    from crosslayer.pricing import takes
 
-    parts = in_plain_parts(op)
-    for machine in machines:
-        if machine.supports(op) or (parts and all(machine.supports(part) for part in parts)):
-            return None
+    if any(takes(machine, op) for machine in machines):
+        return None
     try:
         machines[0].estimate(op)
     except UnsupportedOp as error:

@@ -1,0 +1,327 @@
+"""The steps of a run, in order: model, transforms, estimates, simulations, evaluations; each cached by its inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from crosslayer.contracts.model import ModelSpec
+from crosslayer.contracts.report import Figure, Metric, Report, Table, WrittenFile
+from crosslayer.errors import ComponentError, CrosslayerError
+from crosslayer.kinds import Instance, ModelArtifact, RunContext, Stack
+from crosslayer.lazylive import LazyLive
+from crosslayer.pipeline.parts import Part, resolve
+from crosslayer.pipeline.schema import Pipeline, Simulate, names_of
+from crosslayer.pipeline.topology import topology_of
+from crosslayer.progress import Progress
+from crosslayer.registry import Registry
+from crosslayer.results import Step
+from crosslayer.rundir import slug
+from crosslayer.stepcache import StepCache, sha256_file
+from crosslayer.stepkey import library_versions, model_key, part_inputs, source_digest, step_key
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model at some point of the pipeline, and the hash of how it came about."""
+
+    artifact: ModelArtifact
+    key: str
+
+
+class Execution:
+    """Runs a pipeline that was checked, writing below `folder`. After `run`: steps, reports, parts."""
+
+    def __init__(
+        self, pipeline: Pipeline, registry: Registry, folder: Path, scratch: Path, threads: int, progress: Progress
+    ) -> None:
+        self.pipeline, self.registry, self.folder, self.scratch = pipeline, registry, folder, scratch
+        self.threads, self.progress = threads, progress
+        self.cache = StepCache(progress=progress)
+        self.steps: list[Step] = []
+        self.reports: list[tuple[str, Report]] = []  # with the name that tells equal names of metrics apart
+        self.parts: dict[str, list[Part]] = {}
+        self.live = False
+
+    def run(self) -> None:
+        """Every step. Errors: ComponentError that names the step (its exit code is that of the cause)."""
+        models = self._models()
+        originals = dict(models)
+        only = next(iter(models))
+        for i, table in enumerate(self.pipeline.transforms):
+            name = table.on or only
+            part = self._part("transform", "model_transform", table.use, table.params)
+            label = f"transform {i + 1} {part.name}"
+            models[name] = self._transform(label, part, models[name])
+        network = topology_of(self.pipeline.network, self.pipeline.folder)
+        instances = self._instances(models)
+        before = {one.name: originals[one.model or ""] for one in self.pipeline.placed() if one.name}
+        for instance, inputs in instances:
+            if instance.accelerator is not None:
+                self._estimate(instance, before[instance.name], inputs, network)
+        self._simulate(instances, before, network)
+        self._evaluate(instances, before, models)
+
+    def _part(self, table: str, kind: str, use: str, params: Mapping[str, Any]) -> Part:
+        part = resolve(self.registry, kind, use, params, self.pipeline.folder)
+        self.parts.setdefault(table, []).append(part)
+        return part
+
+    def _context(self, output: Path) -> RunContext:
+        output.mkdir(parents=True, exist_ok=True)
+        return RunContext(self.pipeline.seed, output, self.progress, threads=self.threads)
+
+    def _live_inputs(self) -> dict[str, Any]:
+        """What else a result depends on where numbers are computed on a live model."""
+        return {"threads": self.threads, "libraries": library_versions()}
+
+    # Steps
+
+    def _models(self) -> dict[str, _Model]:
+        models = {}
+        for name, table in zip(names_of(self.pipeline.models), self.pipeline.models, strict=True):
+            part = self._part("model", "model", table.use, table.params)
+            with self._step(f"model {name}"):
+                artifact: ModelArtifact = part.build(self.registry)
+            models[name] = _Model(artifact, model_key(part, artifact))
+            self.live |= artifact.live is not None
+        return models
+
+    def _transform(self, label: str, part: Part, model: _Model) -> _Model:
+        before = model.artifact.replace(metrics=(), tables=(), figures=(), files={})
+        live = before.live is not None
+        key = step_key(
+            "transform", part=part_inputs(part), model=model.key, seed=self.pipeline.seed,
+            live=self._live_inputs() if live else None,
+        )  # fmt: skip
+        component = part.build(self.registry)
+
+        def reopen(files: Mapping[str, Path]) -> Any:
+            """The live result of the cached step: restored from its files, else made again."""
+            context = self._context(self.scratch / slug(label))
+            with _naming(label):
+                if hasattr(component, "restore"):
+                    try:
+                        return _has_live(component.restore(before, files, context))
+                    except Exception as error:
+                        self.progress.say(f"{label}: cannot be restored ({error}); running it again")
+                else:
+                    self.progress.say(f"{label}: has no way to be restored; running it again")
+                return _has_live(component.transform(before, context))
+
+        def dump(made: ModelArtifact, output: Path) -> dict[str, Any]:
+            return {
+                "spec": made.spec.to_json(),
+                "live": made.live is not None,
+                "history": [list(pair) for pair in made.history],
+                "metrics": [metric.to_json() for metric in made.metrics],
+                "tables": [table.to_json() for table in made.tables],
+                "figures": [figure.to_json() for figure in made.figures],
+                "files": {name: _below(path, output, label) for name, path in made.files.items()},
+            }
+
+        def load(body: Mapping[str, Any], output: Path) -> ModelArtifact:
+            files = {name: output / path for name, path in body["files"].items()}
+            return ModelArtifact(
+                spec=ModelSpec.from_json(body["spec"]),
+                live=LazyLive(lambda: reopen(files)) if body["live"] else None,
+                history=tuple((name, params) for name, params in body["history"]),
+                metrics=tuple(Metric.from_json(text) for text in body["metrics"]),
+                tables=tuple(Table.from_json(text) for text in body["tables"]),
+                figures=tuple(Figure.from_json(text) for text in body["figures"]),
+                files=files,
+            )
+
+        made, output = self._cached(label, key, lambda context: component.transform(before, context), dump, load)
+        written = tuple(
+            WrittenFile(name=name, path=_below(path, output, label), sha256=sha256_file(path))
+            for name, path in sorted(made.files.items())
+        )
+        report = Report(title=label, metrics=made.metrics, tables=made.tables, figures=made.figures, files=written)
+        self._add(part.name, report, output)
+        return _Model(made, key)
+
+    def _instances(self, models: Mapping[str, _Model]) -> list[tuple[Instance, dict[str, Any]]]:
+        """Models on accelerators, each with what the choice depends on."""
+        from crosslayer.pricing import with_fallback
+
+        machines: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
+        for name, table in zip(names_of(self.pipeline.accelerators), self.pipeline.accelerators, strict=True):
+            parts = [self._part("accelerator", "accelerator_model", table.use, table.params)]
+            for use in table.fallback:
+                parts.append(resolve(self.registry, "accelerator_model", use, {}, self.pipeline.folder))
+            built = with_fallback(tuple(part.build(self.registry) for part in parts))
+            machines[name] = built, [part_inputs(part) for part in parts]
+        placed = []
+        for table in self.pipeline.placed():
+            model = models[table.model or ""]
+            machine, machine_inputs = machines.get(table.accelerator or "", (None, []))
+            fields = table.model_dump(exclude={"model", "accelerator"})
+            instance = Instance(**fields | {"model": model.artifact, "accelerator": machine})
+            inputs = {"fields": fields, "model": model.key, "accelerator": machine_inputs}
+            placed.append((self._tuned(instance), inputs))
+        return placed
+
+    def _tuned(self, instance: Instance) -> Instance:
+        """An accelerator that chooses its own hardware does so for the workload's prefill and decode steps."""
+        tune = getattr(instance.accelerator, "tuned_for", None)
+        if tune is None:
+            return instance
+        from dataclasses import replace
+
+        from crosslayer.contracts.lowering import lower
+        from crosslayer.pipeline.trial import steps_of
+
+        steps = steps_of(instance.model, self.pipeline.workload)
+        graphs = tuple(lower(instance.model.spec, step, instance.parallel) for step in steps)
+        with self._step(f"hardware of {instance.name}"):
+            return replace(instance, accelerator=tune(graphs))
+
+    def _estimate(self, instance: Instance, original: _Model, inputs: dict[str, Any], network: Any) -> None:
+        from crosslayer.estimate import estimate_report
+
+        workload = self.pipeline.workload.model_dump()
+        key = step_key(
+            "estimate", spec=instance.model.spec.to_json(), original=original.artifact.spec.to_json(),
+            fields=inputs["fields"], accelerator=inputs["accelerator"], workload=workload,
+            network=network and network.to_json(), source=source_digest("crosslayer"),
+        )  # fmt: skip
+        self._report(
+            f"estimate {instance.name}", instance.name, key,
+            lambda _: estimate_report(instance, original.artifact, network=network, **workload),
+        )  # fmt: skip
+
+    def _simulate(
+        self, instances: list[tuple[Instance, dict[str, Any]]], before: Mapping[str, _Model], network: Any
+    ) -> None:
+        policy = None
+        if self.pipeline.policy is not None:
+            part = self._part("policy", "serving_policy", self.pipeline.policy.use, self.pipeline.policy.params)
+            policy = part, part.build(self.registry)
+        stack = Stack(
+            tuple(instance for instance, _ in instances), policy and policy[1], network,
+            {name: model.artifact for name, model in before.items()},
+        )  # fmt: skip
+        for table in self.pipeline.simulate:
+            part = self._part("simulate", "simulator", table.use, table.params)
+            key = step_key(
+                "simulate", part=part_inputs(part), instances=[inputs for _, inputs in instances],
+                originals={name: model.key for name, model in before.items()}, seed=self.pipeline.seed,
+                policy=policy and part_inputs(policy[0]), network=network and network.to_json(),
+                source=source_digest("crosslayer"), live=self._live_inputs() if self.live else None,
+            )  # fmt: skip
+            self._simulator(table, part, key, stack)
+
+    def _simulator(self, table: Simulate, part: Part, key: str, stack: Stack) -> None:
+        simulator = part.build(self.registry)
+        self._report(
+            f"simulate {table.step}", table.step, key, lambda context: simulator.simulate(stack, None, context)
+        )
+
+    def _evaluate(
+        self, instances: list[tuple[Instance, dict[str, Any]]], before: Mapping[str, _Model], models: Mapping[str, _Model]
+    ) -> None:
+        """Quality does not depend on the accelerator, so evaluators see none, and their results outlive a new one."""
+        stack = Stack(
+            tuple(Instance(instance.name, instance.model) for instance, _ in instances),
+            originals={name: model.artifact for name, model in before.items()},
+        )
+        keys = {instance.name: [inputs["model"], before[instance.name].key] for instance, inputs in instances}
+        for table in self.pipeline.evaluate:
+            part = self._part("evaluate", "evaluator", table.use, table.params)
+            key = step_key(
+                "evaluate", part=part_inputs(part), models=keys, seed=self.pipeline.seed, live=self._live_inputs()
+            )
+            evaluator = part.build(self.registry)
+            self._report(
+                f"evaluate {table.use}", part.name, key,
+                lambda context, evaluator=evaluator: evaluator.evaluate(stack, context),
+            )  # fmt: skip
+
+    # How a step runs
+
+    def _report(self, label: str, name: str, key: str, make: Callable[[RunContext], Report]) -> None:
+        """A step whose result is a report; its files are named from its own output folder."""
+        made, output = self._cached(
+            label, key, make,
+            lambda report, _: {"report": report.to_json()}, lambda body, _: Report.from_json(body["report"]),
+        )  # fmt: skip
+        self._add(name, made, output)
+
+    def _add(self, name: str, report: Report, output: Path) -> None:
+        """Keeps a report, its files named from the run directory."""
+        files = []
+        for file in report.files:
+            path = output / _below(output / file.path, output, name)
+            if not path.is_file():
+                raise ComponentError(f"step {name}: reports a file {file.path!r} that it did not write")
+            place = path.relative_to(self.folder).as_posix()
+            files.append(file.replace(path=place, sha256=sha256_file(path), name=f"{name}/{file.name}"))
+        self.reports.append((name, report.replace(files=tuple(files))))
+        if output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+
+    def _cached(
+        self,
+        label: str,
+        key: str,
+        make: Callable[[RunContext], T],
+        dump: Callable[[T, Path], dict[str, Any]],
+        load: Callable[[Mapping[str, Any], Path], T],
+    ) -> tuple[T, Path]:
+        """The step's result, from the cache if it is there, and its output folder."""
+        output = self.folder / "files" / slug(label)
+        context = self._context(output)
+        entry = self.cache.get(key, label)
+        if entry is not None:
+            with self._step(label, cached=True):
+                entry.put_files(output)
+                return load(entry.body, output), output
+        with self._step(label):
+            made = make(context)
+            self.cache.put(key, dump(made, output), output)
+        return made, output
+
+    @contextmanager
+    def _step(self, label: str, cached: bool = False) -> Iterator[None]:
+        start = time.perf_counter()
+        with _naming(label):
+            yield
+        seconds = time.perf_counter() - start
+        self.steps.append(Step(label, seconds, cached))
+        self.progress.say(f"{label}: {'cached' if cached else f'{seconds:.1f} s'}")
+
+
+@contextmanager
+def _naming(label: str) -> Iterator[None]:
+    """Failures inside name the step."""
+    try:
+        yield
+    except CrosslayerError as error:
+        if isinstance(error, ComponentError) and str(error).startswith("step "):
+            raise
+        named = ComponentError(f"step {label}: {error}")
+        named.exit_code = error.exit_code if error.exit_code in (2, 3) else 4
+        raise named from error
+    except Exception as error:
+        raise ComponentError(f"step {label} failed: {type(error).__name__}: {error}") from error
+
+
+def _has_live(made: ModelArtifact) -> Any:
+    if made.live is None:
+        raise ComponentError("its result has no live model, though it was given one")
+    return made.live
+
+
+def _below(path: Path, output: Path, label: str) -> str:
+    """A written file's path from the step's output folder. Errors: ComponentError for one that is not in it."""
+    resolved, root = Path(path).resolve(), output.resolve()
+    if not resolved.is_relative_to(root):
+        raise ComponentError(f"step {label}: wrote {path}, which is outside its output folder")
+    return resolved.relative_to(root).as_posix()

@@ -1,0 +1,72 @@
+"""The lock file of a run: the pipeline with every default filled in, versions, and the git revision.
+
+It is a pipeline file itself: run again, it gives the same numbers. It names no absolute path; what it reads is
+named from the run directory, where it stands.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslayer.pipeline.parts import Part
+from crosslayer.pipeline.schema import Pipeline
+from crosslayer.pipeline.toml_text import toml_text
+
+FORMAT = 1
+HEADER = "# Written by a run: every default filled in. Run it again for the same numbers.\n\n"
+
+Parts = Mapping[str, Sequence[Part]]
+
+
+def lock_text(pipeline: Pipeline, parts: Parts, versions: Mapping[str, str], directory: Path) -> str:
+    """The lock file that stands in `directory`.
+
+    parts: each table's components in its order ("model", "transform", "accelerator", "policy", "simulate",
+    "evaluate"). versions: of every distribution that took part.
+    """
+    document = pipeline.document()
+    for table in ("model", "transform", "accelerator", "simulate"):
+        value = document.get(table, [])
+        rows = [value] if isinstance(value, dict) else value
+        for row, part in zip(rows, parts.get(table, ()), strict=True):
+            row |= {"use": part.use} | _settings(part, directory)
+    if "policy" in document:
+        document["policy"] |= _settings(parts["policy"][0], directory)
+    document["evaluate"] = {part.use: _settings(part, directory) for part in parts.get("evaluate", ())}
+    document["instance"] = [one.model_dump(exclude_none=True) for one in pipeline.placed()]
+    if pipeline.network is not None and pipeline.network.topology is not None:
+        document["network"]["topology"] = _relative(pipeline.folder / pipeline.network.topology, directory)
+    lock: dict[str, Any] = {"format": FORMAT, "git_revision": git_revision(pipeline), "versions": dict(versions)}
+    whole = {name: table for name, table in document.items() if table}
+    return HEADER + toml_text(whole | {"lock": lock})
+
+
+def _settings(part: Part, directory: Path) -> dict[str, Any]:
+    """Every parameter that has a value; a parameter that is None has no way to be written, and is the default."""
+    settings = {name: value for name, value in part.settings().items() if value is not None}
+    return settings | {name: _relative(path, directory) for name, path in part.reads}
+
+
+def _relative(path: Path, directory: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), directory.absolute())).as_posix()
+
+
+def git_revision(pipeline: Pipeline) -> str | None:
+    """The commit of the repository that the pipeline file is in, with "-dirty" where tracked files differ from it."""
+    if pipeline.file is None:
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(pipeline.folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.strip()
+
+    try:
+        revision = git("rev-parse", "--verify", "HEAD")
+        return revision + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,149 @@
+"""Results of finished steps, by the hash of all that they depend on.
+
+An entry is a folder of `entry.json` and the files that the step wrote; it appears whole, by a rename. What does
+not match its own checksum is thrown away with a line and never used. When the cache grows past its bound, the
+entries that were not used for longest go first. Everything here can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from crosslayer.places import cache_dir
+from crosslayer.progress import Progress
+
+FORMAT = 1
+BOUND_BYTES = 10 << 30
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished step: what it recorded, and the files it wrote, by their path below its output folder."""
+
+    body: Mapping[str, Any]
+    files: Mapping[str, Path]
+
+    def put_files(self, output: Path) -> None:
+        """The files below `output`, as the step wrote them; hard links where the file system allows."""
+        for name, path in self.files.items():
+            target = output / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target)
+            except OSError:
+                shutil.copyfile(path, target)
+
+
+class StepCache:
+    """The cache in a folder (default: `steps` in the user's cache). Safe for several runs at once."""
+
+    def __init__(
+        self, folder: Path | None = None, progress: Progress | None = None, bound_bytes: int = BOUND_BYTES
+    ) -> None:
+        self.folder = cache_dir("steps") if folder is None else folder
+        self.progress = progress or Progress()
+        self.bound_bytes = bound_bytes
+
+    def get(self, key: str, what: str = "a step") -> Entry | None:
+        """The entry of that key; None if there is none, or a broken one, which is deleted."""
+        place = self.folder / key
+        try:
+            text = (place / "entry.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            return self._discard(place, what, str(error))
+        try:
+            entry = json.loads(text)
+            body = entry["body"]
+            if entry["sha256"] != _sha256_of(body):
+                return self._discard(place, what, "its checksum is wrong")
+            files = {name: place / "files" / name for name in body["files"]}
+            for name, path in files.items():
+                if sha256_file(path) != body["files"][name]:
+                    return self._discard(place, what, f"its file {name} is not what was written")
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            return self._discard(place, what, f"{type(error).__name__}: {error}")
+        if body.get("format") != FORMAT:
+            return self._discard(place, what, "it was written by another version")
+        self._touch(place)
+        return Entry(body["step"], files)
+
+    def put(self, key: str, step: Mapping[str, Any], output: Path) -> None:
+        """Keep what a step recorded (JSON values) and a copy of every file below `output`.
+
+        A cache that cannot be written costs a line, not the run.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.folder) as stage:
+                new = Path(stage, "entry")
+                digests = _copy_tree(output, new / "files")
+                body = {"format": FORMAT, "step": step, "files": digests}
+                entry = {"sha256": _sha256_of(body), "body": body}
+                (new / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
+                if not (self.folder / key).exists():  # else another run was faster: its entry is as good
+                    os.rename(new, self.folder / key)
+            self._make_room(keep=key)
+        except OSError as error:
+            self.progress.say(f"step cache: {self.folder} cannot be written ({error.strerror or error}); going on without")
+
+    def _discard(self, place: Path, what: str, reason: str) -> None:
+        self.progress.say(f"step cache: the result of {what} is broken and was deleted: {reason}")
+        shutil.rmtree(place, ignore_errors=True)
+
+    @staticmethod
+    def _touch(place: Path) -> None:
+        try:
+            os.utime(place / "entry.json")
+        except OSError:
+            pass  # a cache that is read-only keeps no order
+
+    def _make_room(self, keep: str) -> None:
+        """Delete what was not used for longest until the rest fits the bound."""
+        entries = []
+        for place in self.folder.iterdir():
+            try:
+                used = (place / "entry.json").stat().st_mtime_ns
+                size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+            except OSError:
+                continue  # another run is writing or deleting it
+            entries.append((used, size, place))
+        total = sum(size for _, size, _ in entries)
+        for _, size, place in sorted(entries, key=lambda entry: entry[0]):
+            if total <= self.bound_bytes:
+                return
+            if place.name != keep:
+                shutil.rmtree(place, ignore_errors=True)
+                total -= size
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sha256_of(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _copy_tree(source: Path, target: Path) -> dict[str, str]:
+    """Copies regular files (links are not followed out of the folder) and says each one's SHA-256."""
+    target.mkdir(parents=True)
+    digests = {}
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            name = PurePosixPath(path.relative_to(source)).as_posix()
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / name)
+            digests[name] = sha256_file(target / name)
+    return digests
