@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they are called, so that --help stays quick.
+"""The command line. A command imports what it needs when it is called: --help stays quick.
 
 Every error ends in `main`, which maps it to an exit code: 0; 2 the user's input; 3 a plugin or a
 dependency; 4 a component failed while running; 70 a defect of crosslayer, with its traceback; 130
@@ -73,7 +73,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Stack techniques from different layers of the ML systems stack; see what they cost and buy."""
+    """Stack techniques from different layers of the ML systems stack, see cost and gain."""
 
 
 @app.command(cls=LightCommand)
@@ -161,7 +161,7 @@ def check_plugin(
     """Run the conformance checks on a plugin."""
     from crosslayer import cli_running
 
-    raise typer.Exit(cli_running.check_plugin(name, as_json))
+    raise typer.Exit(cli_running.check_plugin(name, registry_of(ctx), as_json))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The top of the command line: the core's commands, and the plugins' commands loaded when called."""
+"""The top of the command line: the core's commands, and the plugins', loaded when called."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def registry_of(ctx: Any) -> Registry:
 
 
 class _HelpIsOff:
-    """Some versions of typer start pydantic to make False of a --help that was not given; give them False."""
+    """Some versions of typer start pydantic to read a --help that is not given as False."""
 
     def get_help_option(self, ctx: Any) -> Any:
         """The --help option, off until it is given."""
@@ -63,7 +63,7 @@ class LazyGroup(_HelpIsOff, TyperGroup):
         return args[0], _plugin_command(ctx, args[0], self.commands), args[1:]
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. An interruption leaves here as what it is: click would call it an abort."""
+        """Run the command. An interruption leaves as what it is; click would call it an abort."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

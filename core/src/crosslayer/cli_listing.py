@@ -127,7 +127,8 @@ def component_lines(registry: Registry, one: Registered, width: int) -> Iterator
     yield from _wrapped("  ", component.summary, width)
     facts = (
         ("paper", component.paper),
-        ("from", f"{one.distribution} {one.version}, {one.file}"),
+        ("from", f"{one.distribution} {one.version}"),
+        ("file", one.file),
         ("needs", ", ".join(component.needs)),
         ("presets", ", ".join(f"{component.name}:{preset}" for preset in component.presets)),
     )

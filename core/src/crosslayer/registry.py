@@ -151,8 +151,8 @@ class Registry:
             )
         others = [other for other in KINDS if use in self._by_kind[other]]
         if others:
-            kinds = " and a ".join(map(kind_label, others))
-            return InputError(f"no {what}: {use!r} is a {kinds}")
+            kinds = " and ".join(f"{_article(other)} {kind_label(other)}" for other in others)
+            return InputError(f"no {what}: {use!r} is {kinds}")
         sentence = f"no {what}; {nearest(use, self._usable(kind))}"
         if self.failures:
             names = ", ".join(sorted({failure.entry_point for failure in self.failures}))
@@ -247,6 +247,10 @@ class Registry:
             raise missing_module(what, error.name or str(error), component.install) from error
         except Exception as error:
             raise ComponentError(f"{what} could not be built: {one_line(error)}") from error
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _has_preset(found: Registered, use: str) -> bool:
