@@ -10,13 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
 from crosslayer.contracts.base import Value
 from crosslayer.contracts.formats import NMSparsity, number_format, storage_bytes
@@ -47,11 +41,6 @@ class _Part(Value):
     @classmethod
     def _format_is_known(cls, value: str | None) -> str | None:
         return value if value is None else number_format(value).name
-
-    @model_serializer(mode="wrap")
-    def _keep_the_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # `kind` is a default, which to_json leaves out, but from_json cannot tell the parts apart without it
-        return {"kind": getattr(self, "kind", None), **handler(self)}
 
     @property
     def parameters(self) -> int:
