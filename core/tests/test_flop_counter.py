@@ -13,7 +13,11 @@ from crosslayer.contracts.steps import StepShape
 
 torch = pytest.importorskip("torch", reason="flop counting needs torch")
 
-COUNTED = (ops.Gemm, ops.Attention, ops.Conv2d)  # what torch's counter knows: products, attention, convolutions
+COUNTED = (
+    ops.Gemm,
+    ops.Attention,
+    ops.Conv2d,
+)  # what torch's counter knows: products, attention, convolutions
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -27,14 +31,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def counted(graph: Any) -> float:
-    return sum(ops.flops(op) * n for op, n in zip(graph.nodes, graph.repeats, strict=True) if isinstance(op, COUNTED))
+    return sum(
+        ops.flops(op) * n
+        for op, n in zip(graph.nodes, graph.repeats, strict=True)
+        if isinstance(op, COUNTED)
+    )
 
 
 def live(config: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     # eager attention is two products, which the counter sees without any assumption about a fused kernel
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**config), attn_implementation="eager"
+    ).eval()
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
@@ -58,7 +68,9 @@ def test_prefill_flops_equal_what_torch_counts_without_a_causal_mask(model_type:
 
     config = {"model_type": model_type, **CONFIGS[model_type]}
     model, spec = live(config), ModelSpec.from_hf_config(config)
-    spec = spec.map_parts(lambda block, part: part.replace(causal=False) if isinstance(part, Attention) else part)
+    spec = spec.map_parts(
+        lambda block, part: part.replace(causal=False) if isinstance(part, Attention) else part
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 13, dtype=torch.long))
     graph = lower(spec, StepShape.from_sequences(spec, [(13, 0, 0)] * 2, "all"))

@@ -125,13 +125,17 @@ def exact_seconds(accelerator: object, spec: ModelSpec, batch: list[tuple[int, i
         if not isinstance(op, ops.Attention)
     )
     for graph in lower_exact(spec, batch):
-        seconds += sum(price(accelerator, op).seconds for op in graph.nodes if isinstance(op, ops.Attention))
+        seconds += sum(
+            price(accelerator, op).seconds for op in graph.nodes if isinstance(op, ops.Attention)
+        )
     return seconds
 
 
 @pytest.mark.parametrize("target", ACCELERATORS)
 @pytest.mark.parametrize("architecture", SPECS)
-def test_seconds_of_a_mixed_step_stay_within_the_stated_tolerance(architecture: str, target: str) -> None:
+def test_seconds_of_a_mixed_step_stay_within_the_stated_tolerance(
+    architecture: str, target: str
+) -> None:
     accelerator, tolerance = ACCELERATORS[target]
     spec = SPECS[architecture]()
     instance = Instance("i", ModelArtifact(spec), accelerator)
@@ -155,7 +159,9 @@ def test_columns_agree_with_pricing_each_graph_node_by_node(architecture: str, t
     costs = step_costs(instance, StepTable.from_shapes(shapes))
     for i, shape in enumerate(shapes):
         graph = lower(spec, shape)
-        seconds = sum(c.seconds * n for c, n in zip(price_graph(instance, graph), graph.repeats, strict=True))
+        seconds = sum(
+            c.seconds * n for c, n in zip(price_graph(instance, graph), graph.repeats, strict=True)
+        )
         assert costs.seconds[i] == pytest.approx(seconds, rel=1e-12)
         assert costs.flops[i] == graph.total(ops.flops)
 
@@ -170,7 +176,11 @@ def test_a_step_without_work_in_a_phase_leaves_the_phase_out() -> None:
 def test_equal_blocks_are_one_set_of_nodes_that_repeats() -> None:
     spec = ModelSpec.from_hf_config(GEMMA)
     graph = lower(spec, StepShape.from_sequences(spec, [(1, 40, 2)]))
-    attention = [(op.pairs, n) for op, n in zip(graph.nodes, graph.repeats, strict=True) if isinstance(op, ops.Attention)]
+    attention = [
+        (op.pairs, n)
+        for op, n in zip(graph.nodes, graph.repeats, strict=True)
+        if isinstance(op, ops.Attention)
+    ]
     assert attention == [(24, 2), (43, 2)]  # a window of 24, and 40 + 2 cached + 1 new
 
 
@@ -192,24 +202,45 @@ def test_a_decode_of_many_steps_from_columns_equals_its_steps_one_by_one() -> No
         assert table.row(i) == StepShape.from_sequences(spec, [(1, 77, i)])
 
 
-def test_tensor_parallel_devices_share_flops_and_talk_once_after_each_row_parallel_product() -> None:
+def test_tensor_parallel_devices_share_flops_and_talk_once_after_each_row_parallel_product() -> (
+    None
+):
     spec = ModelSpec.from_hf_config(LLAMA)
     shape = StepShape.from_sequences(spec, [(6, 0, 0), (1, 30, 4)])
     one, two = lower(spec, shape), lower(spec, shape, Parallel(tensor=2))
     kinds = (ops.Gemm, ops.Attention)
-    whole = sum(ops.flops(op) * n for op, n in zip(one.nodes, one.repeats, strict=True) if isinstance(op, kinds))
-    half = sum(ops.flops(op) * n for op, n in zip(two.nodes, two.repeats, strict=True) if isinstance(op, kinds))
+    whole = sum(
+        ops.flops(op) * n
+        for op, n in zip(one.nodes, one.repeats, strict=True)
+        if isinstance(op, kinds)
+    )
+    half = sum(
+        ops.flops(op) * n
+        for op, n in zip(two.nodes, two.repeats, strict=True)
+        if isinstance(op, kinds)
+    )
     assert half * 2 == whole
-    collectives = [(op, n) for op, n in zip(two.nodes, two.repeats, strict=True) if isinstance(op, ops.Collective)]
+    collectives = [
+        (op, n)
+        for op, n in zip(two.nodes, two.repeats, strict=True)
+        if isinstance(op, ops.Collective)
+    ]
     reduced = [(op.payload_bytes, n) for op, n in collectives if op.kind == "all_reduce"]
-    assert reduced == [(7 * 128 * 2, 3), (7 * 128 * 2, 3)]  # after o_proj and down_proj: 7 tokens of 128 bf16
+    assert reduced == [
+        (7 * 128 * 2, 3),
+        (7 * 128 * 2, 3),
+    ]  # after o_proj and down_proj: 7 tokens of 128 bf16
     assert [op.kind for op, _ in collectives if op.kind != "all_reduce"] == ["all_gather"]
 
 
 def test_pipeline_stages_send_the_residual_stream_between_them() -> None:
     spec = ModelSpec.from_hf_config(LLAMA)
     graph = lower(spec, StepShape.from_sequences(spec, [(6, 0, 0)]), Parallel(pipeline=3))
-    sends = [(op.payload_bytes, n) for op, n in zip(graph.nodes, graph.repeats, strict=True) if isinstance(op, ops.Collective)]
+    sends = [
+        (op.payload_bytes, n)
+        for op, n in zip(graph.nodes, graph.repeats, strict=True)
+        if isinstance(op, ops.Collective)
+    ]
     assert sends == [(6 * 128 * 2, 2)]
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_parts import toy_registry
+
 import pytest
 from crosslayer.errors import InputError
 from crosslayer.pipeline import Pipeline, PipelineErrors, check_file, check_pipeline
 from crosslayer.pipeline.toml_text import toml_text
 from crosslayer.runner import run
-from hypothesis import given
-from hypothesis import strategies as st
-from toy_parts import toy_registry
 
 GOOD = """\
 [pipeline]
@@ -168,7 +169,9 @@ def test_all_problems_of_a_file_come_together_in_the_order_of_its_lines(tmp_path
         (b'\xef\xbb\xbf[model]\nuse = "toy"\n', 1, "byte order mark"),
     ],
 )
-def test_a_file_that_is_no_toml_text_is_refused(content: bytes, line: int, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_toml_text_is_refused(
+    content: bytes, line: int, words: str, tmp_path: Path
+) -> None:
     path = tmp_path / "p.toml"
     path.write_bytes(content)
     _, (problem,) = check_file(path, toy_registry())
@@ -203,7 +206,10 @@ def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path) -> None:
 
 def test_a_pipeline_made_in_python_is_checked_the_same_way() -> None:
     pipeline = Pipeline(
-        model="toy", transforms=[{"use": "prune", "sparsity": 2.0}], accelerator="machine:small", seed=1
+        model="toy",
+        transforms=[{"use": "prune", "sparsity": 2.0}],
+        accelerator="machine:small",
+        seed=1,
     )
     (problem,) = check_pipeline(pipeline, toy_registry())
     assert (problem.file, problem.line, problem.key) == ("pipeline", None, "transform[0].sparsity")
@@ -221,7 +227,9 @@ def test_a_pipeline_and_its_document_say_the_same(tmp_path: Path) -> None:
 
 VALUES = st.recursive(
     st.one_of(st.text(), st.booleans(), st.integers(), st.floats(allow_nan=False)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 

@@ -9,14 +9,15 @@ import sys
 import tomllib
 from pathlib import Path
 
+import toy_parts
+from toy_parts import CALLS, toy_registry
+
 import crosslayer as cl
 import pytest
-import toy_parts
 from crosslayer.contracts.report import Metric, Report
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.progress import Progress
 from crosslayer.runner import merged, report_json, run
-from toy_parts import CALLS, toy_registry
 
 PIPELINE = """\
 [pipeline]
@@ -68,7 +69,11 @@ def test_a_run_does_each_step_once_and_writes_its_directory(tmp_path: Path) -> N
     done = go(pipeline(tmp_path), tmp_path)
     assert CALLS == ["prune", "open", "count", "mean"]
     assert done.directory == tmp_path / "runs" / "toy-b-run-b"
-    files = {str(path.relative_to(done.directory)) for path in done.directory.rglob("*") if path.is_file()}
+    files = {
+        str(path.relative_to(done.directory))
+        for path in done.directory.rglob("*")
+        if path.is_file()
+    }
     assert files == {
         "pipeline.toml", "pipeline.lock.toml", "report.json", "report.html", "run.json", "figures/weights.svg",
         "files/transform-1-prune/weights.json", "files/simulate-count/count.txt",
@@ -109,13 +114,21 @@ def test_the_second_run_takes_its_steps_from_the_cache_and_opens_nothing(tmp_pat
 
 def test_another_accelerator_does_not_prune_or_evaluate_again(tmp_path: Path) -> None:
     first = go(pipeline(tmp_path), tmp_path)
-    done = go(pipeline(tmp_path, PIPELINE.replace("machine:small", "machine:large\"\nflops_per_s = 1e9\nname = \"m")), tmp_path)
+    done = go(
+        pipeline(
+            tmp_path,
+            PIPELINE.replace("machine:small", 'machine:large"\nflops_per_s = 1e9\nname = "m'),
+        ),
+        tmp_path,
+    )
     assert CALLS == ["count"]
     assert done.metrics.value("mean") == first.metrics.value("mean")
     assert done.metrics.value("prefill_latency_s") > first.metrics.value("prefill_latency_s")
 
 
-def test_another_evaluator_setting_restores_the_pruned_model_and_does_not_prune(tmp_path: Path) -> None:
+def test_another_evaluator_setting_restores_the_pruned_model_and_does_not_prune(
+    tmp_path: Path,
+) -> None:
     before = go(pipeline(tmp_path), tmp_path)
     done = go(pipeline(tmp_path, PIPELINE.replace("wanted = 4", "wanted = 8")), tmp_path)
     assert CALLS == ["mean", "restore", "open"]
@@ -125,7 +138,11 @@ def test_another_evaluator_setting_restores_the_pruned_model_and_does_not_prune(
 
 @pytest.mark.parametrize(
     "old, new",
-    [("seed = 3", "seed = 4"), ("sparsity = 0.5", "sparsity = 0.25"), ('use = "toy"', 'use = "toy"\nlayers = 3')],
+    [
+        ("seed = 3", "seed = 4"),
+        ("sparsity = 0.5", "sparsity = 0.25"),
+        ('use = "toy"', 'use = "toy"\nlayers = 3'),
+    ],
 )
 def test_another_seed_parameter_or_model_prunes_again(old: str, new: str, tmp_path: Path) -> None:
     go(pipeline(tmp_path), tmp_path)
@@ -181,7 +198,9 @@ def test_the_same_seed_in_another_process_gives_the_same_bytes(tmp_path: Path) -
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
         }  # fmt: skip
         runs = tmp_path / f"runs{seed}"
-        subprocess.run([sys.executable, "-c", code, str(path), str(runs)], env=environment, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code, str(path), str(runs)], env=environment, check=True
+        )
         found.append((runs / "toy-b-run-b" / "report.json").read_bytes())
     assert found[0] == found[1]
 
@@ -205,8 +224,15 @@ def test_a_lock_file_runs_and_gives_the_same_numbers(tmp_path: Path) -> None:
     report = (first.directory / "report.json").read_bytes()
     lock = first.directory / "pipeline.lock.toml"
     document = tomllib.loads(lock.read_text())
-    assert document["transform"] == [{"use": "prune", "sparsity": 0.5, "pattern": "2:4", "blocks": []}]
-    assert document["accelerator"] == {"use": "machine:small", "preset": "small", "flops_per_s": 1e12, "refuses": []}
+    assert document["transform"] == [
+        {"use": "prune", "sparsity": 0.5, "pattern": "2:4", "blocks": []}
+    ]
+    assert document["accelerator"] == {
+        "use": "machine:small",
+        "preset": "small",
+        "flops_per_s": 1e12,
+        "refuses": [],
+    }
     assert document["evaluate"]["mean"]["words"] == "../../words.txt"
     assert document["lock"]["versions"]["toy-parts"] == "1.2.3"
     assert str(tmp_path) not in lock.read_text()
@@ -222,7 +248,9 @@ def test_the_lock_names_the_commit_of_the_pipeline_file(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "p.toml"], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *arguments], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     lock = go(path, tmp_path).directory / "pipeline.lock.toml"
     assert tomllib.loads(lock.read_text())["lock"]["git_revision"] == head
     path.write_text(PIPELINE + "# changed\n")
@@ -234,7 +262,9 @@ def test_a_failing_step_is_named_and_the_run_before_it_stays(tmp_path: Path) -> 
     before = go(pipeline(tmp_path), tmp_path)
     kept = (before.directory / "report.json").read_bytes()
     failing = PIPELINE.replace("[accelerator]", '[[transform]]\nuse = "fail"\n\n[accelerator]')
-    with pytest.raises(ComponentError, match="step transform 2 fail failed: ZeroDivisionError: the toy") as caught:
+    with pytest.raises(
+        ComponentError, match="step transform 2 fail failed: ZeroDivisionError: the toy"
+    ) as caught:
         go(pipeline(tmp_path, failing), tmp_path)
     assert caught.value.exit_code == 4
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -250,7 +280,10 @@ def test_several_models_and_accelerators_have_numbers_of_their_own(tmp_path: Pat
             name="pool",
             models=[{"use": "toy", "name": "dense"}, {"use": "toy", "name": "pruned"}],
             transforms=[{"use": "prune", "on": "pruned"}],
-            accelerators=[{"use": "machine", "name": "m"}, {"use": "machine", "name": "n", "flops_per_s": 1e9}],
+            accelerators=[
+                {"use": "machine", "name": "m"},
+                {"use": "machine", "name": "n", "flops_per_s": 1e9},
+            ],
             instances=[
                 {"name": "a", "model": "dense", "accelerator": "m"},
                 {"name": "b", "model": "pruned", "accelerator": "n"},
@@ -262,11 +295,16 @@ def test_several_models_and_accelerators_have_numbers_of_their_own(tmp_path: Pat
     assert done.metrics.value("a.weight_bytes") > done.metrics.value("b.weight_bytes")
     assert done.metrics.value("mean.mean") == pytest.approx(0.45)
     assert done.metrics.value("mean.mean (2)") < 0.45
-    assert tomllib.loads((done.directory / "pipeline.toml").read_text())["model"][1]["name"] == "pruned"
+    assert (
+        tomllib.loads((done.directory / "pipeline.toml").read_text())["model"][1]["name"]
+        == "pruned"
+    )
 
 
 def test_a_fallback_takes_what_the_accelerator_refuses(tmp_path: Path) -> None:
-    text = PIPELINE.replace('"machine:small"', '"machine:small"\nrefuses = ["Gemm"]\nfallback = ["machine:large"]')
+    text = PIPELINE.replace(
+        '"machine:small"', '"machine:small"\nrefuses = ["Gemm"]\nfallback = ["machine:large"]'
+    )
     plain = go(pipeline(tmp_path), tmp_path).metrics.value("prefill_latency_s")
     assert go(pipeline(tmp_path, text), tmp_path).metrics.value("prefill_latency_s") == plain
 
@@ -285,7 +323,9 @@ def test_progress_says_each_step_and_what_was_cached(tmp_path: Path) -> None:
     assert "transform 1 prune: cached" in lines
 
 
-def test_a_simulator_that_names_a_file_it_did_not_write_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulator_that_names_a_file_it_did_not_write_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     simulate = toy_parts.Count.simulate
 
     def forgets(self: toy_parts.Count, stack: object, trace: object, context: object) -> Report:
@@ -304,17 +344,27 @@ def test_zero_threads_is_refused(tmp_path: Path) -> None:
 
 def test_names_that_several_steps_use_are_told_apart() -> None:
     def one(value: float, name: str = "x") -> Report:
-        return Report(title="t", metrics=(Metric(name=name, value=value, unit="1", provenance="modelled", source="s"),))
+        return Report(
+            title="t",
+            metrics=(Metric(name=name, value=value, unit="1", provenance="modelled", source="s"),),
+        )
 
     report = merged("all", [("a", one(1)), ("b", one(2)), ("b", one(3)), ("c", one(4, "y"))])
-    assert [(m.name, m.value) for m in report.metrics] == [("a.x", 1), ("b.x", 2), ("b.x (2)", 3), ("y", 4)]
+    assert [(m.name, m.value) for m in report.metrics] == [
+        ("a.x", 1),
+        ("b.x", 2),
+        ("b.x (2)", 3),
+        ("y", 4),
+    ]
     assert Report.from_json(report_json(report)) == report
 
 
 def test_importing_crosslayer_loads_nothing_heavy() -> None:
     code = "import sys, crosslayer; print([m for m in ('torch', 'numpy', 'pydantic', 'matplotlib') if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

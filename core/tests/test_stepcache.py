@@ -48,7 +48,9 @@ def test_an_entry_comes_back_with_its_files(tmp_path: Path) -> None:
     "harm",
     [
         lambda place: (place / "entry.json").write_text("{"),
-        lambda place: (place / "entry.json").write_text((place / "entry.json").read_text().replace("1.5", "1.6")),
+        lambda place: (place / "entry.json").write_text(
+            (place / "entry.json").read_text().replace("1.5", "1.6")
+        ),
         lambda place: (place / "entry.json").write_bytes(b"\xff"),
         lambda place: (place / "entry.json").write_text("[]"),
         lambda place: (place / "files" / "deep" / "a").write_text("eno"),
@@ -66,7 +68,9 @@ def test_a_broken_entry_is_deleted_with_a_line_and_never_used(harm: object, tmp_
     assert "the toy step" in said.lines[0]
 
 
-def test_nothing_half_written_is_left_and_a_second_writer_keeps_the_first_entry(tmp_path: Path) -> None:
+def test_nothing_half_written_is_left_and_a_second_writer_keeps_the_first_entry(
+    tmp_path: Path,
+) -> None:
     cache = StepCache(tmp_path / "cache")
     cache.put("k", {"by": "first"}, written(tmp_path))
     cache.put("k", {"by": "second"}, written(tmp_path))
@@ -118,7 +122,13 @@ def test_a_cache_that_cannot_be_written_costs_a_line_and_not_the_run(tmp_path: P
 
 def test_a_key_depends_on_every_input_and_not_on_the_order_of_names() -> None:
     assert step_key("a", x=1, y={"p": 1, "q": 2}) == step_key("a", y={"q": 2, "p": 1}, x=1)
-    keys = {step_key("a", x=1), step_key("b", x=1), step_key("a", x=2), step_key("a", y=1), step_key("a", x="1")}
+    keys = {
+        step_key("a", x=1),
+        step_key("b", x=1),
+        step_key("a", x=2),
+        step_key("a", y=1),
+        step_key("a", x="1"),
+    }
     assert len(keys) == 5
 
 
@@ -131,7 +141,9 @@ def test_content_counts_and_the_path_does_not(tmp_path: Path) -> None:
     assert content_digest(tmp_path / "one") != content_digest(tmp_path / "two")
 
 
-def test_a_changed_source_file_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_source_file_changes_the_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "some_toy_package"
     package.mkdir()
     (package / "__init__.py").write_text("")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from crosslayer.pipeline.toml_lines import KeyPath, key_positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-EXAMPLE = '''\
+from crosslayer.pipeline.toml_lines import KeyPath, key_positions
+
+EXAMPLE = (
+    '''\
 # a comment with [brackets] = "and quotes"
 top = 1
 [pipeline]
@@ -21,7 +23,8 @@ seed=0
 [[model]]
   use = 'a "quoted" literal'
 [[model]]
-use = "b" ; '''.replace(" ; ", "\n") + '''\
+use = "b" ; '''.replace(" ; ", "\n")
+    + """\
 [model.params]
 depth = [ 1, [2, 3],
   # a comment, with ] inside
@@ -33,13 +36,21 @@ when = 1979-05-27 07:32:00
 [a.b.c]
 d = true
 [a]
-e = '''.rstrip() + " '''\nraw ''''\n"
+e = """.rstrip()
+    + " '''\nraw ''''\n"
+)
 
 
 def paths_of(value: Any, path: KeyPath = ()) -> set[KeyPath]:
     """Every key path that a parsed document has."""
     found = {path} if path else set()
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         found |= paths_of(inner, (*path, key))
     return found
@@ -112,7 +123,9 @@ def _inline(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.lists(pairs, max_size=3).map(lambda items: "{ " + ", ".join(items) + " }")
 
 
-VALUES = st.recursive(SCALARS, lambda inner: st.one_of(_arrays(inner), _inline(inner)), max_leaves=5)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.one_of(_arrays(inner), _inline(inner)), max_leaves=5
+)
 STATEMENTS = st.one_of(
     st.tuples(KEYS, st.just(" = "), VALUES, st.sampled_from(["", " # note"])).map("".join),
     KEYS.map(lambda key: f"[{key}]"),

@@ -6,16 +6,26 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 from crosslayer.component import Component
 from crosslayer.contracts import ops
 from crosslayer.contracts.cost import Cost
 from crosslayer.contracts.hardware import HardwareSpec
 from crosslayer.contracts.model import Attention, Block, Embedding, Linear, ModelSpec
-from crosslayer.contracts.report import Column, Figure, Metric, Panel, Report, Series, Table, WrittenFile
+from crosslayer.contracts.report import (
+    Column,
+    Figure,
+    Metric,
+    Panel,
+    Report,
+    Series,
+    Table,
+    WrittenFile,
+)
 from crosslayer.errors import UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext, Stack
 from crosslayer.registry import Origin, Registered, Registry
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 CALLS: list[str] = []  # what really ran, in order; tests clear it
 
@@ -29,7 +39,13 @@ def toy_spec(layers: int = 2, heads: int = 4, hidden: int = 32) -> ModelSpec:
     blocks = [Block(name="embed", parts=(Embedding(name="tokens", entries=100, width=hidden),))]
     for i in range(layers):
         parts = (
-            Linear(name="qkv", path=f"layers.{i}.qkv", inputs=hidden, outputs=3 * hidden, shard="column"),
+            Linear(
+                name="qkv",
+                path=f"layers.{i}.qkv",
+                inputs=hidden,
+                outputs=3 * hidden,
+                shard="column",
+            ),
             Attention(name="attention", heads=heads, kv_heads=heads, head_dim=hidden // heads),
             Linear(name="out", path=f"layers.{i}.out", inputs=hidden, outputs=hidden, shard="row"),
         )
@@ -93,7 +109,11 @@ class Prune:
 
     def transform(self, model: ModelArtifact, context: RunContext) -> ModelArtifact:
         def change(block: Block, part: Any) -> Any:
-            return part.replace(sparsity=self.params.pattern) if isinstance(part, Linear) and part.path else part
+            return (
+                part.replace(sparsity=self.params.pattern)
+                if isinstance(part, Linear) and part.path
+                else part
+            )
 
         spec = model.spec.map_parts(change)
         if model.live is None:
@@ -105,12 +125,37 @@ class Prune:
         weights[-1] += context.rng("prune").random() * 1e-3
         path = context.output / "weights.json"
         path.write_text(json.dumps(weights))
-        zeros = Metric(name="zero_share", value=weights.count(0.0) / len(weights), unit="1", provenance="measured", source="toy")
-        took = Metric(name="prune_s", value=context.clock(), unit="s", provenance="measured", source="toy", wall_clock=True)
+        zeros = Metric(
+            name="zero_share",
+            value=weights.count(0.0) / len(weights),
+            unit="1",
+            provenance="measured",
+            source="toy",
+        )
+        took = Metric(
+            name="prune_s",
+            value=context.clock(),
+            unit="s",
+            provenance="measured",
+            source="toy",
+            wall_clock=True,
+        )
         rows = tuple((f"w{i}", w) for i, w in enumerate(weights))
-        table = Table(name="layers", title="Weights", columns=(Column(name="w"), Column(name="value", provenance="measured")), rows=rows)
+        table = Table(
+            name="layers",
+            title="Weights",
+            columns=(Column(name="w"), Column(name="value", provenance="measured")),
+            rows=rows,
+        )
         line = Series(label="w", x=tuple(float(i) for i in range(len(weights))), y=tuple(weights))
-        figure = Figure(name="weights", title="Weights", x_label="i", panels=(Panel(series=(line,), y_label="w"),), provenance="measured", source="toy")
+        figure = Figure(
+            name="weights",
+            title="Weights",
+            x_label="i",
+            panels=(Panel(series=(line,), y_label="w"),),
+            provenance="measured",
+            source="toy",
+        )
         return ModelArtifact(
             spec=spec, live=ToyLive(weights), history=(*model.history, ("prune", self.params.model_dump_json())),
             metrics=(zeros, took), tables=(table,), figures=(figure,), files={"weights": path},
@@ -211,15 +256,33 @@ class Mean:
         for instance in stack.instances:
             assert instance.model.live is not None
             weights = instance.model.live.module[: self.params.wanted]
-            found.append(Metric(name="mean", value=sum(weights) / len(weights), unit="1", provenance="measured", source="toy"))
+            found.append(
+                Metric(
+                    name="mean",
+                    value=sum(weights) / len(weights),
+                    unit="1",
+                    provenance="measured",
+                    source="toy",
+                )
+            )
         before = stack.originals[stack.instances[0].name].live
         assert before is not None
-        found.append(Metric(name="mean_before", value=sum(before.module) / 8, unit="1", provenance="measured", source="toy"))
+        found.append(
+            Metric(
+                name="mean_before",
+                value=sum(before.module) / 8,
+                unit="1",
+                provenance="measured",
+                source="toy",
+            )
+        )
         return Report(title="mean", metrics=tuple(found))
 
 
 class CountParams(_Params):
-    log: Path = Field(Path("count.txt"), description="Where it writes.", json_schema_extra={"writes": True})
+    log: Path = Field(
+        Path("count.txt"), description="Where it writes.", json_schema_extra={"writes": True}
+    )
 
 
 class Count:
@@ -236,8 +299,18 @@ class Count:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{len(stack.instances)}\n")
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        metric = Metric(name="instances", value=len(stack.instances), unit="1", provenance="modelled", source="toy count")
-        return Report(title="count", metrics=(metric,), files=(WrittenFile(name="log", path=str(self.params.log), sha256=sha256),))
+        metric = Metric(
+            name="instances",
+            value=len(stack.instances),
+            unit="1",
+            provenance="modelled",
+            source="toy count",
+        )
+        return Report(
+            title="count",
+            metrics=(metric,),
+            files=(WrittenFile(name="log", path=str(self.params.log), sha256=sha256),),
+        )
 
 
 class Needy:
@@ -261,10 +334,17 @@ def toy_registry() -> Registry:
             _component("model_transform", "scale", Scale, ScaleParams),
             _component("model_transform", "tune", Tune, TuneParams),
             _component("model_transform", "fail", Fail, FailParams),
-            _component("accelerator_model", "machine", Machine, MachineParams, presets=("small", "large")),
+            _component(
+                "accelerator_model", "machine", Machine, MachineParams, presets=("small", "large")
+            ),
             _component("evaluator", "mean", Mean, MeanParams),
             _component(
-                "evaluator", "needy", Needy, None, needs=("a_module_nobody_has",), install="ask the toy maker for it"
+                "evaluator",
+                "needy",
+                Needy,
+                None,
+                needs=("a_module_nobody_has",),
+                install="ask the toy maker for it",
             ),
             _component("simulator", "count", Count, CountParams),
             _component("serving_policy", "vote", Needy, None),

@@ -1,8 +1,8 @@
 """crosslayer: stack techniques from different layers of the ML systems stack, and see what they cost and buy.
 
-    import crosslayer as cl
-    run = cl.run("pipeline.toml")
-    run.metrics["perplexity"].value
+import crosslayer as cl
+run = cl.run("pipeline.toml")
+run.metrics["perplexity"].value
 """
 
 from __future__ import annotations

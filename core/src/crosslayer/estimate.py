@@ -40,14 +40,26 @@ def estimate_report(
         metrics += _metrics(before, shape, network, source, "_original")
     tables = (
         _op_table(instance, "prefill", [(prompt_tokens, 0, 0)] * batch_size, network, source),
-        _op_table(instance, "decode", [(1, prompt_tokens, output_tokens // 2)] * batch_size, network, source),
+        _op_table(
+            instance,
+            "decode",
+            [(1, prompt_tokens, output_tokens // 2)] * batch_size,
+            network,
+            source,
+        ),
     )
     notes = (f"Workload: {batch_size} x ({prompt_tokens} prompt + {output_tokens} output tokens).",)
-    return Report(title=f"{instance.name}: modelled cost", metrics=tuple(metrics), tables=tables, notes=notes)
+    return Report(
+        title=f"{instance.name}: modelled cost", metrics=tuple(metrics), tables=tables, notes=notes
+    )
 
 
 def _metrics(
-    instance: Instance, shape: tuple[int, int, int], network: Topology | None, source: str, suffix: str
+    instance: Instance,
+    shape: tuple[int, int, int],
+    network: Topology | None,
+    source: str,
+    suffix: str,
 ) -> list[Metric]:
     prompt, output, batch = shape
     spec = instance.model.spec
@@ -62,23 +74,36 @@ def _metrics(
 
     def metric(name: str, value: float, unit: str) -> Metric:
         return Metric(
-            name=name + suffix, value=value, unit=unit, better="lower", provenance="modelled", source=source
+            name=name + suffix,
+            value=value,
+            unit=unit,
+            better="lower",
+            provenance="modelled",
+            source=source,
         )
 
     made = [
         metric("prefill_latency_s", prefill.seconds, "s"),
         metric("decode_latency_per_token_s", float(decode.seconds.mean()), "s/token"),
-        metric("request_latency_s", prefill.seconds + float(decode.seconds.sum()) * (output > 1), "s"),
+        metric(
+            "request_latency_s", prefill.seconds + float(decode.seconds.sum()) * (output > 1), "s"
+        ),
     ]
     if prefill.joules is not None and decode.joules is not None:
         made.append(metric("prefill_energy_j", prefill.joules, "J"))
-        made.append(metric("decode_energy_per_token_j", float(decode.joules.mean()) / batch, "J/token"))
+        made.append(
+            metric("decode_energy_per_token_j", float(decode.joules.mean()) / batch, "J/token")
+        )
     made.append(metric("weight_bytes", spec.weight_bytes, "B"))
-    made.append(metric("kv_bytes_per_sequence", spec.kv_bytes(prompt, output) + spec.state_bytes, "B"))
+    made.append(
+        metric("kv_bytes_per_sequence", spec.kv_bytes(prompt, output) + spec.state_bytes, "B")
+    )
     return made
 
 
-def instance_cost(instance: Instance, sequences: Sequence[Any], network: Topology | None = None) -> Any:
+def instance_cost(
+    instance: Instance, sequences: Sequence[Any], network: Topology | None = None
+) -> Any:
     """Cost of one step of the given sequences (see `contracts.steps`)."""
     step = StepShape.from_sequences(instance.model.spec, sequences)
     return graph_cost(instance, lower(instance.model.spec, step, instance.parallel), network)
@@ -93,14 +118,25 @@ def _op_table(
     rows: dict[str, list[Any]] = {}
     costs = price_graph(instance, graph, network)
     for op, repeats, cost in zip(graph.nodes, graph.repeats, costs, strict=True):
-        row = rows.setdefault(op.name or type(op).__name__, [type(op).__name__, 0, 0.0, 0.0, 0.0, {}])
+        row = rows.setdefault(
+            op.name or type(op).__name__, [type(op).__name__, 0, 0.0, 0.0, 0.0, {}]
+        )
         row[1] += repeats
         for i, value in ((2, cost.seconds), (3, ops.flops(op)), (4, cost.bytes)):
             row[i] += value * repeats
         row[5][cost.bound_by] = row[5].get(cost.bound_by, 0.0) + cost.seconds * repeats
     total = sum(row[2] for row in rows.values())
     cells = [
-        (name, kind, count, seconds, seconds / total if total else 0.0, work, moved, max(bounds, key=bounds.__getitem__))
+        (
+            name,
+            kind,
+            count,
+            seconds,
+            seconds / total if total else 0.0,
+            work,
+            moved,
+            max(bounds, key=bounds.__getitem__),
+        )
         for name, (kind, count, seconds, work, moved, bounds) in rows.items()
     ]
     cells.sort(key=lambda row: (-row[3], row[0]))

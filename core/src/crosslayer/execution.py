@@ -39,13 +39,26 @@ class Execution:
     """Runs a pipeline that was checked, writing below `folder`. After `run`: steps, reports, parts."""
 
     def __init__(
-        self, pipeline: Pipeline, registry: Registry, folder: Path, scratch: Path, threads: int, progress: Progress
+        self,
+        pipeline: Pipeline,
+        registry: Registry,
+        folder: Path,
+        scratch: Path,
+        threads: int,
+        progress: Progress,
     ) -> None:
-        self.pipeline, self.registry, self.folder, self.scratch = pipeline, registry, folder, scratch
+        self.pipeline, self.registry, self.folder, self.scratch = (
+            pipeline,
+            registry,
+            folder,
+            scratch,
+        )
         self.threads, self.progress = threads, progress
         self.cache = StepCache(progress=progress)
         self.steps: list[Step] = []
-        self.reports: list[tuple[str, Report]] = []  # with the name that tells equal names of metrics apart
+        self.reports: list[
+            tuple[str, Report]
+        ] = []  # with the name that tells equal names of metrics apart
         self.parts: dict[str, list[Part]] = {}
         self.live = False
 
@@ -61,7 +74,9 @@ class Execution:
             models[name] = self._transform(label, part, models[name])
         network = topology_of(self.pipeline.network, self.pipeline.folder)
         instances = self._instances(models)
-        before = {one.name: originals[one.model or ""] for one in self.pipeline.placed() if one.name}
+        before = {
+            one.name: originals[one.model or ""] for one in self.pipeline.placed() if one.name
+        }
         for instance, inputs in instances:
             if instance.accelerator is not None:
                 self._estimate(instance, before[instance.name], inputs, network)
@@ -110,7 +125,9 @@ class Execution:
                     try:
                         return _has_live(component.restore(before, files, context))
                     except Exception as error:
-                        self.progress.say(f"{label}: cannot be restored ({error}); running it again")
+                        self.progress.say(
+                            f"{label}: cannot be restored ({error}); running it again"
+                        )
                 else:
                     self.progress.say(f"{label}: has no way to be restored; running it again")
                 return _has_live(component.transform(before, context))
@@ -138,12 +155,20 @@ class Execution:
                 files=files,
             )
 
-        made, output = self._cached(label, key, lambda context: component.transform(before, context), dump, load)
+        made, output = self._cached(
+            label, key, lambda context: component.transform(before, context), dump, load
+        )
         written = tuple(
             WrittenFile(name=name, path=_below(path, output, label), sha256=sha256_file(path))
             for name, path in sorted(made.files.items())
         )
-        report = Report(title=label, metrics=made.metrics, tables=made.tables, figures=made.figures, files=written)
+        report = Report(
+            title=label,
+            metrics=made.metrics,
+            tables=made.tables,
+            figures=made.figures,
+            files=written,
+        )
         self._add(part.name, report, output)
         return _Model(made, key)
 
@@ -152,17 +177,21 @@ class Execution:
         from crosslayer.pricing import with_fallback
 
         machines: dict[str, tuple[Any, list[dict[str, Any]]]] = {}
-        for name, table in zip(names_of(self.pipeline.accelerators), self.pipeline.accelerators, strict=True):
+        for name, table in zip(
+            names_of(self.pipeline.accelerators), self.pipeline.accelerators, strict=True
+        ):
             parts = [self._part("accelerator", "accelerator_model", table.use, table.params)]
             for use in table.fallback:
-                parts.append(resolve(self.registry, "accelerator_model", use, {}, self.pipeline.folder))
+                parts.append(
+                    resolve(self.registry, "accelerator_model", use, {}, self.pipeline.folder)
+                )
             built = with_fallback(tuple(part.build(self.registry) for part in parts))
             machines[name] = built, [part_inputs(part) for part in parts]
         placed = []
-        for table in self.pipeline.placed():
-            model = models[table.model or ""]
-            machine, machine_inputs = machines.get(table.accelerator or "", (None, []))
-            fields = table.model_dump(exclude={"model", "accelerator"})
+        for one in self.pipeline.placed():
+            model = models[one.model or ""]
+            machine, machine_inputs = machines.get(one.accelerator or "", (None, []))
+            fields = one.model_dump(exclude={"model", "accelerator"})
             instance = Instance(**fields | {"model": model.artifact, "accelerator": machine})
             inputs = {"fields": fields, "model": model.key, "accelerator": machine_inputs}
             placed.append((self._tuned(instance), inputs))
@@ -183,7 +212,9 @@ class Execution:
         with self._step(f"hardware of {instance.name}"):
             return replace(instance, accelerator=tune(graphs))
 
-    def _estimate(self, instance: Instance, original: _Model, inputs: dict[str, Any], network: Any) -> None:
+    def _estimate(
+        self, instance: Instance, original: _Model, inputs: dict[str, Any], network: Any
+    ) -> None:
         from crosslayer.estimate import estimate_report
 
         workload = self.pipeline.workload.model_dump()
@@ -198,11 +229,16 @@ class Execution:
         )  # fmt: skip
 
     def _simulate(
-        self, instances: list[tuple[Instance, dict[str, Any]]], before: Mapping[str, _Model], network: Any
+        self,
+        instances: list[tuple[Instance, dict[str, Any]]],
+        before: Mapping[str, _Model],
+        network: Any,
     ) -> None:
         policy = None
         if self.pipeline.policy is not None:
-            part = self._part("policy", "serving_policy", self.pipeline.policy.use, self.pipeline.policy.params)
+            part = self._part(
+                "policy", "serving_policy", self.pipeline.policy.use, self.pipeline.policy.params
+            )
             policy = part, part.build(self.registry)
         stack = Stack(
             tuple(instance for instance, _ in instances), policy and policy[1], network,
@@ -221,32 +257,48 @@ class Execution:
     def _simulator(self, table: Simulate, part: Part, key: str, stack: Stack) -> None:
         simulator = part.build(self.registry)
         self._report(
-            f"simulate {table.step}", table.step, key, lambda context: simulator.simulate(stack, None, context)
+            f"simulate {table.step}",
+            table.step,
+            key,
+            lambda context: simulator.simulate(stack, None, context),
         )
 
     def _evaluate(
-        self, instances: list[tuple[Instance, dict[str, Any]]], before: Mapping[str, _Model], models: Mapping[str, _Model]
+        self,
+        instances: list[tuple[Instance, dict[str, Any]]],
+        before: Mapping[str, _Model],
+        models: Mapping[str, _Model],
     ) -> None:
         """Quality does not depend on the accelerator, so evaluators see none, and their results outlive a new one."""
         stack = Stack(
             tuple(Instance(instance.name, instance.model) for instance, _ in instances),
             originals={name: model.artifact for name, model in before.items()},
         )
-        keys = {instance.name: [inputs["model"], before[instance.name].key] for instance, inputs in instances}
+        keys = {
+            instance.name: [inputs["model"], before[instance.name].key]
+            for instance, inputs in instances
+        }
         for table in self.pipeline.evaluate:
             part = self._part("evaluate", "evaluator", table.use, table.params)
             key = step_key(
-                "evaluate", part=part_inputs(part), models=keys, seed=self.pipeline.seed, live=self._live_inputs()
+                "evaluate",
+                part=part_inputs(part),
+                models=keys,
+                seed=self.pipeline.seed,
+                live=self._live_inputs(),
             )
-            evaluator = part.build(self.registry)
-            self._report(
-                f"evaluate {table.use}", part.name, key,
-                lambda context, evaluator=evaluator: evaluator.evaluate(stack, context),
-            )  # fmt: skip
+            self._evaluator(part, key, stack)
+
+    def _evaluator(self, part: Part, key: str, stack: Stack) -> None:
+        evaluator = part.build(self.registry)
+        label = f"evaluate {part.use}"
+        self._report(label, part.name, key, lambda context: evaluator.evaluate(stack, context))
 
     # How a step runs
 
-    def _report(self, label: str, name: str, key: str, make: Callable[[RunContext], Report]) -> None:
+    def _report(
+        self, label: str, name: str, key: str, make: Callable[[RunContext], Report]
+    ) -> None:
         """A step whose result is a report; its files are named from its own output folder."""
         made, output = self._cached(
             label, key, make,
@@ -260,9 +312,13 @@ class Execution:
         for file in report.files:
             path = output / _below(output / file.path, output, name)
             if not path.is_file():
-                raise ComponentError(f"step {name}: reports a file {file.path!r} that it did not write")
+                raise ComponentError(
+                    f"step {name}: reports a file {file.path!r} that it did not write"
+                )
             place = path.relative_to(self.folder).as_posix()
-            files.append(file.replace(path=place, sha256=sha256_file(path), name=f"{name}/{file.name}"))
+            files.append(
+                file.replace(path=place, sha256=sha256_file(path), name=f"{name}/{file.name}")
+            )
         self.reports.append((name, report.replace(files=tuple(files))))
         if output.is_dir() and not any(output.iterdir()):
             output.rmdir()

@@ -242,5 +242,10 @@ class Stack:
         from crosslayer.serve import OneCall, serve
 
         return serve(
-            requests, self.policy or OneCall(), pool or stack_pool(self), service, backend, seed=seed
+            requests,
+            self.policy or OneCall(),
+            pool or stack_pool(self),
+            service,
+            backend,
+            seed=seed,
         )

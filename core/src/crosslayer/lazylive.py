@@ -26,6 +26,10 @@ class LazyLive:
         """Tokens a decoding step takes."""
         return self.opened().chunk_tokens
 
+    @chunk_tokens.setter
+    def chunk_tokens(self, tokens: int | None) -> None:
+        self.opened().chunk_tokens = tokens
+
     @property
     def module(self) -> Any:
         """The torch module."""

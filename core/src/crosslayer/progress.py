@@ -52,7 +52,11 @@ class BarProgress(PlainProgress):
         if total is None:
             total = len(items) if hasattr(items, "__len__") else None
         yield from track(
-            items, description=label, total=total, console=Console(file=self._stream), transient=True
+            items,
+            description=label,
+            total=total,
+            console=Console(file=self._stream),
+            transient=True,
         )
 
 

@@ -33,7 +33,9 @@ def run_directory(runs: Path, name: str) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=runs))
         staging.chmod(0o755)
     except OSError as error:
-        raise InputError(f"no run directory can be made in {runs}: {error.strerror or error}") from error
+        raise InputError(
+            f"no run directory can be made in {runs}: {error.strerror or error}"
+        ) from error
     try:
         yield staging
     except Exception:

@@ -55,7 +55,10 @@ def run(
     started, clock = datetime.now(UTC), time.perf_counter()
     runs = Path(runs_dir)
     place = runs / slug(checked.name)
-    with run_directory(runs, checked.name) as folder, tempfile.TemporaryDirectory(prefix="crosslayer-") as scratch:
+    with (
+        run_directory(runs, checked.name) as folder,
+        tempfile.TemporaryDirectory(prefix="crosslayer-") as scratch,
+    ):
         execution = Execution(checked, registry, folder, Path(scratch), threads, progress)
         execution.run()
         report = merged(checked.name, execution.reports)
@@ -71,7 +74,9 @@ def run(
                 {"step": step.name, "seconds": round(step.seconds, 3), "cached": step.cached}
                 for step in execution.steps
             ],
-            "wall_clock": [json.loads(metric.to_json()) for metric in report.metrics if metric.wall_clock],
+            "wall_clock": [
+                json.loads(metric.to_json()) for metric in report.metrics if metric.wall_clock
+            ],
         }
         lock = lock_text(checked, execution.parts, versions, place)
         _write(folder, report, info, text, lock)
@@ -113,8 +118,13 @@ def merged(title: str, reports: list[tuple[str, Report]]) -> Report:
 
 def report_json(report: Report) -> str:
     """The report as the same bytes for the same numbers: sorted keys, no times of this machine."""
-    steady = report.replace(metrics=tuple(metric for metric in report.metrics if not metric.wall_clock))
-    return json.dumps(json.loads(steady.to_json()), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    steady = report.replace(
+        metrics=tuple(metric for metric in report.metrics if not metric.wall_clock)
+    )
+    return (
+        json.dumps(json.loads(steady.to_json()), sort_keys=True, indent=1, ensure_ascii=False)
+        + "\n"
+    )
 
 
 def _write(folder: Path, report: Report, info: Mapping[str, Any], pipeline: str, lock: str) -> None:
@@ -149,7 +159,9 @@ def _versions(execution: Execution) -> dict[str, str]:
 
     versions = {"crosslayer": core_version()}
     for parts in execution.parts.values():
-        versions |= {part.found.distribution: part.found.version for part in parts if part.found.distribution}
+        versions |= {
+            part.found.distribution: part.found.version for part in parts if part.found.distribution
+        }
     if execution.live:
         versions |= library_versions()
     return dict(sorted(versions.items()))

@@ -7,6 +7,7 @@ entries that were not used for longest go first. Everything here can be deleted 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -46,7 +47,10 @@ class StepCache:
     """The cache in a folder (default: `steps` in the user's cache). Safe for several runs at once."""
 
     def __init__(
-        self, folder: Path | None = None, progress: Progress | None = None, bound_bytes: int = BOUND_BYTES
+        self,
+        folder: Path | None = None,
+        progress: Progress | None = None,
+        bound_bytes: int = BOUND_BYTES,
     ) -> None:
         self.folder = cache_dir("steps") if folder is None else folder
         self.progress = progress or Progress()
@@ -90,22 +94,25 @@ class StepCache:
                 body = {"format": FORMAT, "step": step, "files": digests}
                 entry = {"sha256": _sha256_of(body), "body": body}
                 (new / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
-                if not (self.folder / key).exists():  # else another run was faster: its entry is as good
+                if not (
+                    self.folder / key
+                ).exists():  # else another run was faster: its entry is as good
                     os.rename(new, self.folder / key)
             self._make_room(keep=key)
         except OSError as error:
-            self.progress.say(f"step cache: {self.folder} cannot be written ({error.strerror or error}); going on without")
+            self.progress.say(
+                f"step cache: {self.folder} cannot be written ({error.strerror or error}); going on without"
+            )
 
-    def _discard(self, place: Path, what: str, reason: str) -> None:
+    def _discard(self, place: Path, what: str, reason: str) -> Entry | None:
         self.progress.say(f"step cache: the result of {what} is broken and was deleted: {reason}")
         shutil.rmtree(place, ignore_errors=True)
+        return None
 
     @staticmethod
     def _touch(place: Path) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a cache that is read-only keeps no order
             os.utime(place / "entry.json")
-        except OSError:
-            pass  # a cache that is read-only keeps no order
 
     def _make_room(self, keep: str) -> None:
         """Delete what was not used for longest until the rest fits the bound."""

@@ -30,7 +30,9 @@ def step_costs(instance: Instance, steps: StepTable, network: Topology | None = 
     """
     accelerator = instance.accelerator
     if accelerator is None:
-        raise InputError(f"instance {instance.name!r} has no accelerator; add an [accelerator] table")
+        raise InputError(
+            f"instance {instance.name!r} has no accelerator; add an [accelerator] table"
+        )
     if hasattr(accelerator, "estimate_graph"):
         return _graph_costs(instance, steps, network)
     total = _Sums(len(steps))
@@ -52,7 +54,9 @@ def price_graph(instance: Instance, graph: OpGraph, network: Topology | None = N
     accelerator = instance.accelerator
     assert accelerator is not None
     return [
-        _collective(instance, op, network).row(0) if isinstance(op, ops.Collective) else price(accelerator, op)
+        _collective(instance, op, network).row(0)
+        if isinstance(op, ops.Collective)
+        else price(accelerator, op)
         for op in graph.nodes
     ]
 
@@ -92,7 +96,9 @@ def _add(tables: list[CostTable]) -> CostTable:
 
 def _works(table: OpTable) -> NDArray[np.bool_] | None:
     """Which rows have anything to do; None: all of them."""
-    size = {ops.Attention: "queries", ops.SelectiveScan: "tokens"}.get(table.op_type, table.op_type.numeric[0])
+    size = {ops.Attention: "queries", ops.SelectiveScan: "tokens"}.get(
+        table.op_type, table.op_type.numeric[0]
+    )
     column = getattr(table, size)
     if not isinstance(column, np.ndarray):
         return None
@@ -100,7 +106,9 @@ def _works(table: OpTable) -> NDArray[np.bool_] | None:
     return None if works.all() else works
 
 
-def _price(accelerator: Any, instance: Instance, table: OpTable, network: Topology | None) -> CostTable:
+def _price(
+    accelerator: Any, instance: Instance, table: OpTable, network: Topology | None
+) -> CostTable:
     if table.op_type is ops.Collective:
         return _collective(instance, table, network)
     return price_many(accelerator, table)
@@ -123,7 +131,9 @@ def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTa
             )
         rate, latency = ports[0].bytes_per_s, ports[0].latency_s
     payload = np.atleast_1d(np.asarray(op.payload_bytes, dtype=np.float64))
-    seconds = np.asarray(collective_seconds(op.kind, payload, op.devices, rate, latency), dtype=np.float64)
+    seconds = np.asarray(
+        collective_seconds(op.kind, payload, op.devices, rate, latency), dtype=np.float64
+    )
     nothing = np.zeros_like(payload)
     bound = np.full(len(payload), BOUNDS.index("network"), dtype=np.int8)
     return CostTable(seconds, None, nothing, payload.copy(), bound)
@@ -142,7 +152,10 @@ def _different_rows(steps: StepTable, driver: str) -> tuple[StepTable, NDArray[n
         key = columns[0] * (columns[1].max(initial=0) + 1) + columns[1]
     picked, back = _first_of_each(key)
     rows = StepTable(
-        steps.tokens[picked], steps.logits_rows[picked], steps.sequences[picked], steps.loads[..., picked]
+        steps.tokens[picked],
+        steps.logits_rows[picked],
+        steps.sequences[picked],
+        steps.loads[..., picked],
     )
     return rows, back
 
@@ -200,21 +213,37 @@ class _Sums:
 
     def table(self) -> CostTable:
         return CostTable(
-            self.seconds, self.joules, self.flops, self.bytes, self.bound_seconds.argmax(axis=0).astype(np.int8)
+            self.seconds,
+            self.joules,
+            self.flops,
+            self.bytes,
+            self.bound_seconds.argmax(axis=0).astype(np.int8),
         )
 
 
 def _graph_costs(instance: Instance, steps: StepTable, network: Topology | None) -> CostTable:
     """Step by step through the accelerator's own view of a whole graph; equal steps once."""
     flat = np.concatenate(
-        [steps.tokens[None], steps.logits_rows[None], steps.sequences[None], steps.loads.reshape(-1, len(steps))]
+        [
+            steps.tokens[None],
+            steps.logits_rows[None],
+            steps.sequences[None],
+            steps.loads.reshape(-1, len(steps)),
+        ]
     )
     _, picked, back = np.unique(flat, axis=1, return_index=True, return_inverse=True)
-    costs = [graph_cost(instance, lower(instance.model.spec, steps.row(int(i)), instance.parallel), network) for i in picked]
+    costs = [
+        graph_cost(
+            instance, lower(instance.model.spec, steps.row(int(i)), instance.parallel), network
+        )
+        for i in picked
+    ]
     table = cost_table(costs)
     back = back.ravel()
     joules = None if table.joules is None else table.joules[back]
-    return CostTable(table.seconds[back], joules, table.flops[back], table.bytes[back], table.bound_by[back])
+    return CostTable(
+        table.seconds[back], joules, table.flops[back], table.bytes[back], table.bound_by[back]
+    )
 
 
 def graph_cost(instance: Instance, graph: OpGraph, network: Topology | None = None) -> Cost:
@@ -228,12 +257,13 @@ def graph_cost(instance: Instance, graph: OpGraph, network: Topology | None = No
         return sequential(cost.times(n) for cost, n in zip(costs, graph.repeats, strict=True))
     network_nodes = [i for i, op in enumerate(graph.nodes) if isinstance(op, ops.Collective)]
     waits = [
-        _collective(instance, graph.nodes[i], network).row(0).times(graph.repeats[i]) for i in network_nodes
+        _collective(instance, graph.nodes[i], network).row(0).times(graph.repeats[i])
+        for i in network_nodes
     ]
-    return sequential([accelerator.estimate_graph(_without(graph, set(network_nodes))), *waits])
+    return sequential([accelerator.estimate_graph(without(graph, set(network_nodes))), *waits])
 
 
-def _without(graph: OpGraph, dropped: set[int]) -> OpGraph:
+def without(graph: OpGraph, dropped: set[int]) -> OpGraph:
     """The graph without some nodes; what came before a dropped node comes before what followed it."""
     if not dropped:
         return graph
@@ -243,4 +273,6 @@ def _without(graph: OpGraph, dropped: set[int]) -> OpGraph:
     kept = [i for i in range(len(graph.nodes)) if i not in dropped]
     place = {old: new for new, old in enumerate(kept)}
     edges = tuple((place[a], place[b]) for b in kept for a in sorted(before[b]))
-    return OpGraph(tuple(graph.nodes[i] for i in kept), tuple(graph.repeats[i] for i in kept), edges)
+    return OpGraph(
+        tuple(graph.nodes[i] for i in kept), tuple(graph.repeats[i] for i in kept), edges
+    )

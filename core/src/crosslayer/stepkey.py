@@ -54,7 +54,13 @@ def model_key(part: Part, artifact: ModelArtifact) -> str:
     identity = "" if artifact.live is None else str(getattr(artifact.live, "identity", ""))
     known = artifact.live is None or identity != ""
     inputs = {} if known else part_inputs(part)
-    return step_key("model", spec=artifact.spec.to_json(), live=artifact.live is not None, identity=identity, part=inputs)
+    return step_key(
+        "model",
+        spec=artifact.spec.to_json(),
+        live=artifact.live is not None,
+        identity=identity,
+        part=inputs,
+    )
 
 
 def library_versions() -> dict[str, str]:

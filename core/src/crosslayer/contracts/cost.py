@@ -30,7 +30,14 @@ class Cost:
         """The cost of `count` repeats, one after the other."""
         joules = None if self.joules is None else self.joules * count
         detail = tuple((name, value * count) for name, value in self.detail)
-        return Cost(self.seconds * count, joules, self.flops * count, self.bytes * count, self.bound_by, detail)
+        return Cost(
+            self.seconds * count,
+            joules,
+            self.flops * count,
+            self.bytes * count,
+            self.bound_by,
+            detail,
+        )
 
 
 NOTHING = Cost(0.0, 0.0)
@@ -82,7 +89,11 @@ class CostTable:
         joules = None if self.joules is None else float(self.joules[index])
         bound = BOUNDS[int(self.bound_by[index])]
         return Cost(
-            float(self.seconds[index]), joules, float(self.flops[index]), float(self.bytes[index]), bound
+            float(self.seconds[index]),
+            joules,
+            float(self.flops[index]),
+            float(self.bytes[index]),
+            bound,
         )
 
 

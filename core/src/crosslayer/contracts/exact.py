@@ -53,7 +53,9 @@ def _logits_rows(new: int, logits: Logits) -> int:
     return {"last": 1, "all": new, "none": 0}[logits]
 
 
-def _part(part: Any, rows: dict[str, int], batch: dict[str, int], state: SequenceState) -> list[Any]:
+def _part(
+    part: Any, rows: dict[str, int], batch: dict[str, int], state: SequenceState
+) -> list[Any]:
     count = rows[part.rows]
     common = {"activation_format": part.activation_format, "name": part.name}
     if isinstance(part, Linear):
@@ -69,7 +71,11 @@ def _part(part: Any, rows: dict[str, int], batch: dict[str, int], state: Sequenc
                 if isinstance(piece, Linear):
                     made.append(_gemm(piece, count * copies, groups))
                 else:
-                    made.append(_touch(piece, piece.width, count * copies, piece.reads, piece.flops_per_element))
+                    made.append(
+                        _touch(
+                            piece, piece.width, count * copies, piece.reads, piece.flops_per_element
+                        )
+                    )
         return made
     if isinstance(part, Attention):
         pairs, read, read_bytes = _count_keys(part, state)
@@ -135,7 +141,9 @@ def _count_keys(part: Attention, state: SequenceState) -> tuple[int, int, float]
         first = 0 if part.window is None or not part.causal else max(0, query + 1 - part.window)
         last = query if part.causal else live + new - 1
         pairs += last - first + 1
-        seen.update((first, last))  # the keys between them are seen too: ranges overlap from query to query
+        seen.update(
+            (first, last)
+        )  # the keys between them are seen too: ranges overlap from query to query
     if not seen:
         return 0, 0, 0.0
     read = max(seen) - min(seen) + 1

@@ -35,7 +35,9 @@ class KVCurve(Value):
                 raise ValueError(f"KV curve: the first knot of {name} is {knots[0]}, not (0, 0, 0)")
             for a, b in zip(knots, knots[1:], strict=False):
                 if b[0] <= a[0] or b[1] < a[1] or b[2] < a[2] or b[1] > b[0]:
-                    raise ValueError(f"KV curve: {name} knots {a} and {b} shrink or keep more tokens than there are")
+                    raise ValueError(
+                        f"KV curve: {name} knots {a} and {b} shrink or keep more tokens than there are"
+                    )
         return self
 
     def live(self, prompt: Any, generated: Any) -> tuple[Any, Any]:

@@ -23,10 +23,22 @@ from crosslayer.contracts.ops import OpGraph, OpTable
 from crosslayer.contracts.steps import LOADS, PHASES, StepShape, StepTable
 from crosslayer.errors import InputError
 
-__all__ = ["Node", "Parallel", "StepShape", "StepTable", "Template", "fill", "lower", "templates", "unique_templates"]
+__all__ = [
+    "Node",
+    "Parallel",
+    "StepShape",
+    "StepTable",
+    "Template",
+    "fill",
+    "lower",
+    "templates",
+    "unique_templates",
+]
 
 NORM_FLOPS = 4  # square, sum, scale, weight
-FRACTIONS_OF_AN_EXPERT = 1024  # expected experts are rounded to these, so that sums of bytes stay exact
+FRACTIONS_OF_AN_EXPERT = (
+    1024  # expected experts are rounded to these, so that sums of bytes stay exact
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +140,9 @@ def _idle(op: Any) -> bool:
     return bool(getattr(op, size) == 0)
 
 
-def unique_templates(spec: ModelSpec, parallel: Parallel = Parallel()) -> tuple[tuple[Template, int], ...]:  # noqa: B008
+def unique_templates(
+    spec: ModelSpec, parallel: Parallel = Parallel()
+) -> tuple[tuple[Template, int], ...]:  # noqa: B008
     """Every different template with how often a pass runs it: what step costing goes through."""
     counts: dict[Template, int] = {}
     for block, count in templates(spec, parallel):
@@ -154,7 +168,12 @@ def templates(spec: ModelSpec, parallel: Parallel) -> tuple[tuple[tuple[Node, ..
             counts[nodes] = counts.get(nodes, 0) + 1
     if parallel.pipeline > 1:
         payload = spec.hidden * number_format(_stream_format(spec)).storage_bits / 8
-        send = Template(ops.Collective, "tokens", (("devices", 2), ("kind", "send")), (("payload_bytes", payload),))
+        send = Template(
+            ops.Collective,
+            "tokens",
+            (("devices", 2), ("kind", "send")),
+            (("payload_bytes", payload),),
+        )
         counts[(Node(send, ()),)] = parallel.pipeline - 1
     return tuple(counts.items())
 
@@ -171,7 +190,9 @@ class _Builder:
         self.ways = parallel.tensor
         self.nodes: list[Node] = []
         self.end_of: dict[str, tuple[int, ...]] = {}
-        self.sharded: set[str] = set()  # parts whose results are split over the tensor-parallel devices
+        self.sharded: set[str] = (
+            set()
+        )  # parts whose results are split over the tensor-parallel devices
 
     def block(self, block: Block) -> list[Node]:
         last: tuple[str, ...] = ()
@@ -189,7 +210,9 @@ class _Builder:
 
     def divided(self, part: Any, what: str, count: int) -> int:
         if count % self.ways:
-            raise InputError(f"{part.name}: {count} {what} do not divide over tensor_parallel = {self.ways}")
+            raise InputError(
+                f"{part.name}: {count} {what} do not divide over tensor_parallel = {self.ways}"
+            )
         return count // self.ways
 
     def part(self, part: Any, after: tuple[int, ...], split: bool, notes: Any) -> tuple[int, ...]:
@@ -205,7 +228,13 @@ class _Builder:
         if isinstance(part, Attention):
             return self.attention(part, after, formats)
         if isinstance(part, SelectiveScan):
-            heads = part.heads if part.heads is None else self.divided(part, "heads", part.heads) if share > 1 else part.heads
+            heads = (
+                part.heads
+                if part.heads is None
+                else self.divided(part, "heads", part.heads)
+                if share > 1
+                else part.heads
+            )
             constants = (
                 ("channels", part.channels // share), ("state", part.state), ("groups", part.groups), ("heads", heads),
                 ("state_format", part.state_format), *formats,
@@ -218,14 +247,18 @@ class _Builder:
                 ("bias", part.bias), ("weight_format", part.weight_format), *formats,
             )  # fmt: skip
             scale = (("positions", part.positions), ("inputs", part.input_positions))
-            return self.add(Template(ops.Conv2d, part.rows, constants, scale, name=part.name), after)
+            return self.add(
+                Template(ops.Conv2d, part.rows, constants, scale, name=part.name), after
+            )
         width, kind, reads, work = _elementwise(part)
         constants = (
             ("kind", kind), ("reads", reads), ("flops_per_element", work),
             ("weight_elements", part.parameters if isinstance(part, Norm) else 0),
             ("weight_format", part.weight_format), *formats,
         )  # fmt: skip
-        template = Template(ops.Elementwise, part.rows, constants, (("elements", width // share),), name=part.name)
+        template = Template(
+            ops.Elementwise, part.rows, constants, (("elements", width // share),), name=part.name
+        )
         return self.add(template, after)
 
     def linear(self, part: Linear, after: tuple[int, ...], notes: Any, experts: tuple[int, int] | None = None,
@@ -247,12 +280,21 @@ class _Builder:
         end = self.add(Template(ops.Gemm, driver, constants, scale, experts, name=part.name), after)
         gathers = part.shard == "column" and driver == "logits"
         if self.ways > 1 and (part.shard == "row" or gathers):
-            payload = part.outputs * number_format(part.activation_format).storage_bits / 8 * scale[0][1]
+            payload = (
+                part.outputs * number_format(part.activation_format).storage_bits / 8 * scale[0][1]
+            )
             kind = "all_gather" if gathers else "all_reduce"
             collective = (("devices", self.ways), ("kind", kind))
             self.sharded.discard(part.name)
             end = self.add(
-                Template(ops.Collective, driver, collective, (("payload_bytes", payload),), name=f"{part.name}.{kind}"), end
+                Template(
+                    ops.Collective,
+                    driver,
+                    collective,
+                    (("payload_bytes", payload),),
+                    name=f"{part.name}.{kind}",
+                ),
+                end,
             )
         return end
 
@@ -260,7 +302,10 @@ class _Builder:
         notes = part.annotations + notes
         routed = self.linear(part.router, after, notes, rows=part.rows)
         ends = []
-        for inner, start, experts in ((part.expert, routed, (part.experts, part.active)), (part.shared, after, None)):
+        for inner, start, experts in (
+            (part.expert, routed, (part.experts, part.active)),
+            (part.shared, after, None),
+        ):
             ends_of: dict[str, tuple[int, ...]] = {}
             end = start
             for piece in inner:
@@ -275,13 +320,18 @@ class _Builder:
                     constants = (("kind", kind), ("reads", reads), ("flops_per_element", work),
                                  ("activation_format", piece.activation_format), ("annotations", piece.annotations + notes))  # fmt: skip
                     scale = (("elements", width / self.ways),)
-                    end = self.add(Template(ops.Elementwise, part.rows, constants, scale, name=piece.name), sources)
+                    end = self.add(
+                        Template(ops.Elementwise, part.rows, constants, scale, name=piece.name),
+                        sources,
+                    )
                 ends_of[piece.name] = end
             if inner:
                 ends += list(end)
         return tuple(sorted(ends))
 
-    def attention(self, part: Attention, after: tuple[int, ...], formats: tuple[Any, ...]) -> tuple[int, ...]:
+    def attention(
+        self, part: Attention, after: tuple[int, ...], formats: tuple[Any, ...]
+    ) -> tuple[int, ...]:
         heads = self.divided(part, "attention heads", part.heads)
         kv_heads = max(1, part.kv_heads // self.ways)
         if self.ways > 1:

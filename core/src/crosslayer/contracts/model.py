@@ -37,7 +37,14 @@ class _Part(Value):
     activation_format: str = "bf16"
     annotations: Annotations = ()
 
-    @field_validator("weight_format", "activation_format", "kv_format", "outlier_format", "state_format", check_fields=False)
+    @field_validator(
+        "weight_format",
+        "activation_format",
+        "kv_format",
+        "outlier_format",
+        "state_format",
+        check_fields=False,
+    )
     @classmethod
     def _format_is_known(cls, value: str | None) -> str | None:
         return value if value is None else number_format(value).name
@@ -92,7 +99,9 @@ class Linear(_Part):
         if self.sparsity is not None:
             pattern = NMSparsity.parse(self.sparsity)
             if self.inputs % pattern.m:
-                raise ValueError(f"{self.name}: {self.inputs} inputs do not divide into groups of {pattern.m} ({self.sparsity})")
+                raise ValueError(
+                    f"{self.name}: {self.inputs} inputs do not divide into groups of {pattern.m} ({self.sparsity})"
+                )
         if self.outlier_share and self.outlier_format is None:
             raise ValueError(f"{self.name}: an outlier share needs its outlier_format")
         return self
@@ -153,7 +162,9 @@ class Attention(_Part):
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
         if self.heads % self.kv_heads:
-            raise ValueError(f"{self.name}: {self.heads} heads do not divide over {self.kv_heads} KV heads")
+            raise ValueError(
+                f"{self.name}: {self.heads} heads do not divide over {self.kv_heads} KV heads"
+            )
         return self
 
     @property
@@ -171,7 +182,10 @@ class Attention(_Part):
     def attention_class(self) -> AttentionClass:
         """What a layer's load depends on: layers of one class share it."""
         return AttentionClass(
-            window=self.window, causal=self.causal, kv_curve=self.kv_curve, kv_bytes_per_token=self.kv_bytes_per_token
+            window=self.window,
+            causal=self.causal,
+            kv_curve=self.kv_curve,
+            kv_bytes_per_token=self.kv_bytes_per_token,
         )
 
 
@@ -224,7 +238,9 @@ class Conv(_Part):
     @property
     def state_bytes(self) -> float:
         """Cached inputs of one sequence."""
-        return self.cached * self.in_channels * number_format(self.activation_format).storage_bits / 8
+        return (
+            self.cached * self.in_channels * number_format(self.activation_format).storage_bits / 8
+        )
 
 
 class MoE(_Part):
@@ -234,7 +250,9 @@ class MoE(_Part):
     experts: int = Field(gt=0)
     active: int = Field(gt=0)
     router: Linear
-    expert: tuple[Annotated[Linear | Elementwise, Field(discriminator="kind")], ...] = Field(min_length=1)
+    expert: tuple[Annotated[Linear | Elementwise, Field(discriminator="kind")], ...] = Field(
+        min_length=1
+    )
     shared: tuple[Annotated[Linear | Elementwise, Field(discriminator="kind")], ...] = ()
 
     @model_validator(mode="after")
@@ -246,16 +264,25 @@ class MoE(_Part):
     @property
     def parameters(self) -> int:
         one = sum(part.parameters for part in self.expert)
-        return self.router.parameters + self.experts * one + sum(part.parameters for part in self.shared)
+        return (
+            self.router.parameters
+            + self.experts * one
+            + sum(part.parameters for part in self.shared)
+        )
 
     @property
     def weight_bytes(self) -> int:
         one = sum(part.weight_bytes for part in self.expert)
-        return self.router.weight_bytes + self.experts * one + sum(part.weight_bytes for part in self.shared)
+        return (
+            self.router.weight_bytes
+            + self.experts * one
+            + sum(part.weight_bytes for part in self.shared)
+        )
 
 
 Part = Annotated[
-    Embedding | Linear | Norm | Elementwise | Attention | SelectiveScan | Conv | MoE, Field(discriminator="kind")
+    Embedding | Linear | Norm | Elementwise | Attention | SelectiveScan | Conv | MoE,
+    Field(discriminator="kind"),
 ]
 
 
@@ -272,7 +299,9 @@ class Block(Value):
         for part in self.parts:
             unknown = set(part.after or ()) - seen
             if unknown:
-                raise ValueError(f"{self.name}.{part.name}: after names {sorted(unknown)}, which do not come before it")
+                raise ValueError(
+                    f"{self.name}.{part.name}: after names {sorted(unknown)}, which do not come before it"
+                )
             if part.name in seen:
                 raise ValueError(f"{self.name}: two parts are called {part.name!r}")
             seen.add(part.name)
@@ -317,7 +346,9 @@ class ModelSpec(Value):
     def _hash(self) -> int:
         return hash((self.name, self.blocks, self.annotations))
 
-    def __hash__(self) -> int:  # computed once: simulators look the lowering of a spec up for every step
+    def __hash__(
+        self,
+    ) -> int:  # computed once: simulators look the lowering of a spec up for every step
         return self._hash
 
     @cached_property
@@ -343,7 +374,10 @@ class ModelSpec(Value):
     def kv_bytes(self, prompt_tokens: int, generated_tokens: int) -> float:
         """KV cache of one sequence, all layers, with what the cache policies keep."""
         return float(
-            sum(part.attention_class.live(prompt_tokens, generated_tokens)[1] for _, part in self.parts(Attention))
+            sum(
+                part.attention_class.live(prompt_tokens, generated_tokens)[1]
+                for _, part in self.parts(Attention)
+            )
         )
 
     def parts(self, *kinds: type[Any]) -> Iterator[tuple[str, Any]]:

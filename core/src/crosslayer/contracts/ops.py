@@ -171,7 +171,9 @@ class OpTable:
 
     __slots__ = ("_fields", "op_type", "rows")
 
-    def __init__(self, op_type: type[Any], columns: Mapping[str, Any], rows: int | None = None) -> None:
+    def __init__(
+        self, op_type: type[Any], columns: Mapping[str, Any], rows: int | None = None
+    ) -> None:
         template = op_type(**columns)  # the dataclass fills the defaults and refuses unknown names
         self.op_type = op_type
         self._fields: dict[str, Any] = {}
@@ -359,7 +361,9 @@ class OpGraph:
             raise ValueError(f"{len(self.nodes)} nodes but {len(self.repeats)} repeats")
         for start, end in self.edges:
             if not 0 <= start < end < len(self.nodes):
-                raise ValueError(f"edge {start}->{end} does not go forward among {len(self.nodes)} nodes")
+                raise ValueError(
+                    f"edge {start}->{end} does not go forward among {len(self.nodes)} nodes"
+                )
 
     def total(self, quantity: Any) -> float:
         """Sum of `quantity(op)` times repeats, e.g. `graph.total(flops)`."""

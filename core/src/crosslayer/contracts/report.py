@@ -63,7 +63,9 @@ class Table(Value):
     def _rows_fit_the_columns(self) -> Table:
         for i, row in enumerate(self.rows):
             if len(row) != len(self.columns):
-                raise ValueError(f"table {self.name}: row {i} has {len(row)} cells for {len(self.columns)} columns")
+                raise ValueError(
+                    f"table {self.name}: row {i} has {len(row)} cells for {len(self.columns)} columns"
+                )
         return self
 
 
@@ -80,7 +82,9 @@ class Series(Value):
     def _lengths_agree(self) -> Series:
         for name, values in (("y", self.y), ("low", self.low), ("high", self.high)):
             if values is not None and len(values) != len(self.x):
-                raise ValueError(f"series {self.label}: {len(values)} {name} values for {len(self.x)} x values")
+                raise ValueError(
+                    f"series {self.label}: {len(values)} {name} values for {len(self.x)} x values"
+                )
         return self
 
 

@@ -43,7 +43,13 @@ class StepShape:
         """The shape of one batch; see the module's first lines for the triple."""
         columns = np.array(sequences, dtype=np.int64).reshape(-1, 3)
         table = StepTable.from_sequences(
-            spec, columns[:, 0], columns[:, 1], columns[:, 2], np.zeros(len(columns), np.int64), steps=1, logits=logits
+            spec,
+            columns[:, 0],
+            columns[:, 1],
+            columns[:, 2],
+            np.zeros(len(columns), np.int64),
+            steps=1,
+            logits=logits,
         )
         return table.row(0)
 
@@ -81,13 +87,21 @@ class StepTable:
         logits: one row for each sequence ("last"), for each token ("all"), none, or rows for each sequence [n].
         Errors: ValueError for negative counts or columns of different length.
         """
-        new_, cached, made = (np.asarray(column, dtype=np.int64) for column in (new, cached_prompt, generated))
+        new_, cached, made = (
+            np.asarray(column, dtype=np.int64) for column in (new, cached_prompt, generated)
+        )
         if not len(new_) == len(cached) == len(made):
-            raise ValueError(f"columns differ in length: {len(new_)} new, {len(cached)} cached, {len(made)} generated")
+            raise ValueError(
+                f"columns differ in length: {len(new_)} new, {len(cached)} cached, {len(made)} generated"
+            )
         if len(new_) and min(new_.min(), cached.min(), made.min()) < 0:
             raise ValueError("token counts of a step cannot be negative")
         where = None if step is None else np.asarray(step, dtype=np.int64)
-        count = len(new_) if where is None else (steps if steps is not None else int(where.max(initial=-1)) + 1)
+        count = (
+            len(new_)
+            if where is None
+            else (steps if steps is not None else int(where.max(initial=-1)) + 1)
+        )
 
         def total(column: Any) -> NDArray[np.float64]:
             if where is None:
@@ -134,7 +148,9 @@ class StepTable:
         )  # fmt: skip
 
 
-def attention_load(attention_class: AttentionClass, new: Any, cached: Any, generated: Any) -> tuple[Any, Any, Any, Any]:
+def attention_load(
+    attention_class: AttentionClass, new: Any, cached: Any, generated: Any
+) -> tuple[Any, Any, Any, Any]:
     """(queries, pairs, KV tokens read, KV bytes read) of sequences in one layer; numbers or columns.
 
     Query i of n (from 1) sees the live cache and the new keys up to its own, at most `window` of them; without

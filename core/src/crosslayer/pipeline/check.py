@@ -44,7 +44,9 @@ def check_pipeline(pipeline: Pipeline, registry: Registry) -> tuple[Problem, ...
     return _check(source, registry, pipeline.file)[1]
 
 
-def _check(source: Source, registry: Registry, file: Path | None) -> tuple[Pipeline | None, tuple[Problem, ...]]:
+def _check(
+    source: Source, registry: Registry, file: Path | None
+) -> tuple[Pipeline | None, tuple[Problem, ...]]:
     found, problems = read_tables(source)
     parts = _Parts(source, registry, problems)
     for path, table in found.items():
@@ -55,7 +57,9 @@ def _check(source: Source, registry: Registry, file: Path | None) -> tuple[Pipel
         problems += trial(source, pipeline, parts.found, registry)
         if not problems:
             return pipeline, ()
-    first_of_each = {(problem.key, problem.line, problem.column): problem for problem in reversed(problems)}
+    first_of_each = {
+        (problem.key, problem.line, problem.column): problem for problem in reversed(problems)
+    }
     ordered = sorted(first_of_each.values(), key=lambda p: (p.line or 0, p.column or 0, p.key))
     return None, tuple(ordered)
 
@@ -77,7 +81,9 @@ class _Parts:
             at = (*path, "fallback", i)
             self._resolve(kind, fallback, {}, at, at)
 
-    def _resolve(self, kind: str, use: str, params: dict[str, Any], path: KeyPath, use_at: KeyPath) -> None:
+    def _resolve(
+        self, kind: str, use: str, params: dict[str, Any], path: KeyPath, use_at: KeyPath
+    ) -> None:
         try:
             self.found[path] = resolve(self.registry, kind, use, params, self.source.folder)
         except ParameterErrors as error:
@@ -107,7 +113,10 @@ class References:
         self._instances()
         self._simulators()
         if ("policy",) in found and not self.tables["simulate"]:
-            self._bad(("policy",), "[policy] plans requests, and nothing here serves any; add a [[simulate]] step")
+            self._bad(
+                ("policy",),
+                "[policy] plans requests, and nothing here serves any; add a [[simulate]] step",
+            )
 
     def _bad(self, path: KeyPath, message: str) -> None:
         self.problems.append(self.source.problem(path, message))
@@ -127,34 +136,57 @@ class References:
         seen: set[str] = set()
         for path, name in names:
             if name in seen:
-                self._bad((*path, "name"), f"two [[{kind}]] tables are called {name!r}; names must differ")
+                self._bad(
+                    (*path, "name"), f"two [[{kind}]] tables are called {name!r}; names must differ"
+                )
             seen.add(name)
 
-    def _names_one(self, path: KeyPath, key: str, name: str | None, kind: str, known: list[str]) -> None:
+    def _names_one(
+        self, path: KeyPath, key: str, name: str | None, kind: str, known: list[str]
+    ) -> None:
         """A reference to a model or an accelerator, which may be left out where there is only one."""
         if name is None:
             if len(known) > 1:
-                self._bad(path, f"{key_text(path)} needs {key!r}: which of the {len(known)} {kind}s; {nearest('', known)}")
+                self._bad(
+                    path,
+                    f"{key_text(path)} needs {key!r}: which of the {len(known)} {kind}s; {nearest('', known)}",
+                )
         elif name not in known and known:
-            self._bad((*path, key), f"{key_text((*path, key))}: no {kind} is called {name!r}; {nearest(name, known)}")
+            self._bad(
+                (*path, key),
+                f"{key_text((*path, key))}: no {kind} is called {name!r}; {nearest(name, known)}",
+            )
         elif not known and f"{kind}" not in self.source.document:
-            self._bad((*path, key), f"{key_text((*path, key))}: no {kind} is called {name!r}: there is no [{kind}]")
+            self._bad(
+                (*path, key),
+                f"{key_text((*path, key))}: no {kind} is called {name!r}: there is no [{kind}]",
+            )
 
     def _instances(self) -> None:
         tables = self.tables["instance"]
         if len(self.tables["accelerator"]) > 1 and "instance" not in self.source.document:
             path = self.tables["accelerator"][1][0]
-            self._bad(path, "several accelerators need [[instance]] tables that say which model runs on which")
+            self._bad(
+                path,
+                "several accelerators need [[instance]] tables that say which model runs on which",
+            )
         named = []
         for path, table in tables:
             self._names_one(path, "model", table.model, "model", self.models)
-            self._names_one(path, "accelerator", table.accelerator, "accelerator", self.accelerators)
+            self._names_one(
+                path, "accelerator", table.accelerator, "accelerator", self.accelerators
+            )
             devices = table.tensor_parallel * table.pipeline_parallel
             if table.devices not in (None, devices):
-                self._bad((*path, "devices"), f"{table.devices} devices, but tensor_parallel x pipeline_parallel = {devices}")
+                self._bad(
+                    (*path, "devices"),
+                    f"{table.devices} devices, but tensor_parallel x pipeline_parallel = {devices}",
+                )
             if table.place is not None and table.place not in self.nodes:
                 hint = nearest(table.place, self.nodes) if self.nodes else "there is no [network]"
-                self._bad((*path, "place"), f"no node of the network is called {table.place!r}; {hint}")
+                self._bad(
+                    (*path, "place"), f"no node of the network is called {table.place!r}; {hint}"
+                )
             named.append((path, table.name or table.model or "".join(self.models[:1])))
         self._unique("instance", named)
 
@@ -162,7 +194,9 @@ class References:
         earlier: list[str] = []
         for path, table in self.tables["simulate"]:
             if table.step in earlier:
-                self._bad(path, f"two [[simulate]] steps are called {table.step!r}; give one a 'name'")
+                self._bad(
+                    path, f"two [[simulate]] steps are called {table.step!r}; give one a 'name'"
+                )
             if table.trace is not None and table.trace.startswith("@"):
                 step, slash, file = table.trace[1:].partition("/")
                 if not slash or not file:
@@ -171,13 +205,25 @@ class References:
                     hint = nearest(step, earlier) if earlier else "no step comes before it"
                     self._bad((*path, "trace"), f"no earlier step is called {step!r}; {hint}")
                 else:
-                    self._bad((*path, "trace"), f"trace = {table.trace!r}: a step cannot read another's file yet")
+                    self._bad(
+                        (*path, "trace"),
+                        f"trace = {table.trace!r}: a step cannot read another's file yet",
+                    )
             elif table.trace is not None and not (self.source.folder / table.trace).is_file():
-                self._bad((*path, "trace"), f"there is no file {table.trace!r} (looked in {self.source.folder})")
+                self._bad(
+                    (*path, "trace"),
+                    f"there is no file {table.trace!r} (looked in {self.source.folder})",
+                )
             elif table.trace is not None:
-                self._bad((*path, "trace"), f"trace = {table.trace!r}: files of requests cannot be read yet")
+                self._bad(
+                    (*path, "trace"),
+                    f"trace = {table.trace!r}: files of requests cannot be read yet",
+                )
             if table.calls is not None:
-                self._bad((*path, "calls"), f"calls = {table.calls!r}: a simulator cannot take its model calls from another yet")
+                self._bad(
+                    (*path, "calls"),
+                    f"calls = {table.calls!r}: a simulator cannot take its model calls from another yet",
+                )
             earlier.append(table.step)
 
     def _network(self) -> tuple[str, ...]:

@@ -22,7 +22,9 @@ HEADER = "# Written by a run: every default filled in. Run it again for the same
 Parts = Mapping[str, Sequence[Part]]
 
 
-def lock_text(pipeline: Pipeline, parts: Parts, versions: Mapping[str, str], directory: Path) -> str:
+def lock_text(
+    pipeline: Pipeline, parts: Parts, versions: Mapping[str, str], directory: Path
+) -> str:
     """The lock file that stands in `directory`.
 
     parts: each table's components in its order ("model", "transform", "accelerator", "policy", "simulate",
@@ -36,11 +38,19 @@ def lock_text(pipeline: Pipeline, parts: Parts, versions: Mapping[str, str], dir
             row |= {"use": part.use} | _settings(part, directory)
     if "policy" in document:
         document["policy"] |= _settings(parts["policy"][0], directory)
-    document["evaluate"] = {part.use: _settings(part, directory) for part in parts.get("evaluate", ())}
+    document["evaluate"] = {
+        part.use: _settings(part, directory) for part in parts.get("evaluate", ())
+    }
     document["instance"] = [one.model_dump(exclude_none=True) for one in pipeline.placed()]
     if pipeline.network is not None and pipeline.network.topology is not None:
-        document["network"]["topology"] = _relative(pipeline.folder / pipeline.network.topology, directory)
-    lock: dict[str, Any] = {"format": FORMAT, "git_revision": git_revision(pipeline), "versions": dict(versions)}
+        document["network"]["topology"] = _relative(
+            pipeline.folder / pipeline.network.topology, directory
+        )
+    lock: dict[str, Any] = {
+        "format": FORMAT,
+        "git_revision": git_revision(pipeline),
+        "versions": dict(versions),
+    }
     whole = {name: table for name, table in document.items() if table}
     return HEADER + toml_text(whole | {"lock": lock})
 

@@ -53,7 +53,9 @@ class Part:
         return registry.build(self.kind, self.use, self.values)
 
 
-def resolve(registry: Registry, kind: str, use: str, values: Mapping[str, Any], folder: Path) -> Part:
+def resolve(
+    registry: Registry, kind: str, use: str, values: Mapping[str, Any], folder: Path
+) -> Part:
     """The component of that name with these parameters; paths in them start at `folder`.
 
     A parameter of type Path is read: it must exist. One whose field says `json_schema_extra={"writes": True}` is
@@ -74,7 +76,9 @@ def resolve(registry: Registry, kind: str, use: str, values: Mapping[str, Any], 
         if use_of_path == "writes":
             pure = PurePath(value)
             if pure.is_absolute() or ".." in pure.parts:
-                problems.append(((name,), f"{str(value)!r} leaves the run directory; write a path inside it"))
+                problems.append(
+                    ((name,), f"{str(value)!r} leaves the run directory; write a path inside it")
+                )
             continue
         path = folder / Path(value).expanduser()
         if not path.exists() and use_of_path == "name":

@@ -69,7 +69,13 @@ class Accelerator(_Use):
     @field_validator("fallback", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+        return (
+            (value,)
+            if isinstance(value, str)
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+        )
 
 
 class Instance(_Table):
@@ -100,7 +106,9 @@ class Network(_Table):
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Network:
         if (self.topology is None) == (self.links is None):
-            raise ValueError("[network] takes either 'topology' (a file) or 'links', not both and not neither")
+            raise ValueError(
+                "[network] takes either 'topology' (a file) or 'links', not both and not neither"
+            )
         return self
 
 
@@ -161,8 +169,17 @@ class Pipeline(_Table):
             if one in given:
                 given[one + "s"] = given.pop(one)
         if isinstance(given.get("evaluate"), dict):
-            given["evaluate"] = [{**params, "use": use} for use, params in given["evaluate"].items()]
-        for several in ("models", "transforms", "accelerators", "instances", "simulate", "evaluate"):
+            given["evaluate"] = [
+                {**params, "use": use} for use, params in given["evaluate"].items()
+            ]
+        for several in (
+            "models",
+            "transforms",
+            "accelerators",
+            "instances",
+            "simulate",
+            "evaluate",
+        ):
             value = given.get(several, ())
             given[several] = tuple(value) if isinstance(value, list | tuple) else (value,)
         return given

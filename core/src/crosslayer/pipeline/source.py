@@ -31,7 +31,9 @@ class Problem:
     exit_code: int = 2
 
     def __str__(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+        place = ":".join(
+            str(part) for part in (self.file, self.line, self.column) if part is not None
+        )
         return f"{place}: {self.message}"
 
 
@@ -111,7 +113,9 @@ def _syntax(message: str, text: str) -> tuple[str, int, int]:
     else:
         last = text.rstrip("\n").split("\n")
         line, column = len(last), len(last[-1]) + 1
-    twice = re.fullmatch(r"Cannot declare \('(model|accelerator|transform|instance|simulate)',\) twice", sentence)
+    twice = re.fullmatch(
+        r"Cannot declare \('(model|accelerator|transform|instance|simulate)',\) twice", sentence
+    )
     if twice:
         sentence = f"[{twice[1]}] appears twice; write [[{twice[1]}]] for each"
         if twice[1] in ("model", "accelerator"):

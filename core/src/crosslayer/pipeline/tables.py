@@ -25,7 +25,11 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "workload": (schema.Workload, "once"),
     "simulate": (schema.Simulate, "several"),
 }
-KNOWN = (*TABLES, "evaluate", "lock")  # [lock] is what a lock file adds; it says nothing that a run needs
+KNOWN = (
+    *TABLES,
+    "evaluate",
+    "lock",
+)  # [lock] is what a lock file adds; it says nothing that a run needs
 
 Found = dict[KeyPath, Any]
 
@@ -37,13 +41,17 @@ def read_tables(source: Source) -> tuple[Found, list[Problem]]:
     for name, value in source.document.items():
         if name not in KNOWN:
             what = "table" if isinstance(value, dict | list) else "key"
-            problems.append(source.problem((name,), f"unknown {what} {name!r}; {nearest(name, KNOWN)}"))
+            problems.append(
+                source.problem((name,), f"unknown {what} {name!r}; {nearest(name, KNOWN)}")
+            )
         elif name == "evaluate":
             problems += _evaluate(source, value, found)
         elif name != "lock":
             problems += _table(source, name, value, found)
     if "model" not in source.document:
-        problems.append(source.problem((), "there is no [model] table; a pipeline starts with a model"))
+        problems.append(
+            source.problem((), "there is no [model] table; a pipeline starts with a model")
+        )
     return found, problems
 
 
@@ -73,7 +81,9 @@ def _table(source: Source, name: str, value: Any, found: Found) -> Iterator[Prob
 
 def _evaluate(source: Source, value: Any, found: Found) -> Iterator[Problem]:
     if not isinstance(value, dict):
-        yield source.problem(("evaluate",), f"'evaluate' must be a table, not {value!r}; write [evaluate]")
+        yield source.problem(
+            ("evaluate",), f"'evaluate' must be a table, not {value!r}; write [evaluate]"
+        )
         return
     for use, params in value.items():
         path = ("evaluate", use)
@@ -92,7 +102,9 @@ def _problems(
         at = (*path, *item["loc"])
         kind, message = item["type"], str(item["msg"])
         if kind == "extra_forbidden":
-            message = f"unknown key {at[-1]!r} in {header}; {nearest(str(at[-1]), cls.model_fields)}"
+            message = (
+                f"unknown key {at[-1]!r} in {header}; {nearest(str(at[-1]), cls.model_fields)}"
+            )
         elif kind == "missing":
             message = f"{header} needs a {at[-1]!r} key"
         elif kind == "value_error":

@@ -18,7 +18,11 @@ def toml_text(document: Mapping[str, Any]) -> str:
     for key, value in document.items():
         if isinstance(value, Mapping):
             tables.append(f"[{_key(key)}]\n{_pairs(value)}")
-        elif value and isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value):
+        elif (
+            value
+            and isinstance(value, list | tuple)
+            and all(isinstance(item, Mapping) for item in value)
+        ):
             tables += [f"[[{_key(key)}]]\n{_pairs(item)}" for item in value]
         else:
             plain.append(_pairs({key: value}))

@@ -26,13 +26,17 @@ def topology_of(network: Network | None, folder: Path) -> Topology | None:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise InputError(f"there is no topology file {network.topology!r} (looked in {folder})") from None
+            raise InputError(
+                f"there is no topology file {network.topology!r} (looked in {folder})"
+            ) from None
         return Topology.from_toml(text, network.topology)
     links = network.links or []
     ends = [str(link[end]) for link in links for end in ("a", "b") if end in link]
     nodes = list(dict.fromkeys(ends)) or ["a"]
     try:
-        return Topology.model_validate_json(json.dumps({"nodes": nodes, "links": links}), strict=True)
+        return Topology.model_validate_json(
+            json.dumps({"nodes": nodes, "links": links}), strict=True
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in ("network", *first["loc"]))

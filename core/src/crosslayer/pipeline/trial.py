@@ -29,7 +29,9 @@ def trial(source: Source, pipeline: Pipeline, parts: Parts, registry: Registry) 
 
 
 class _Trial:
-    def __init__(self, source: Source, pipeline: Pipeline, parts: Parts, registry: Registry) -> None:
+    def __init__(
+        self, source: Source, pipeline: Pipeline, parts: Parts, registry: Registry
+    ) -> None:
         self.source, self.pipeline, self.registry = source, pipeline, registry
         self.parts: dict[str, list[tuple[KeyPath, Part]]] = {}
         for path, part in parts.items():
@@ -58,8 +60,12 @@ class _Trial:
         return None
 
     def _build_models(self) -> None:
-        for name, (path, part) in zip(names_of(self.pipeline.models), self.parts["model"], strict=True):
-            if getattr(part.params, "live", False):  # its weights may be a download: not for a check
+        for name, (path, part) in zip(
+            names_of(self.pipeline.models), self.parts["model"], strict=True
+        ):
+            if getattr(
+                part.params, "live", False
+            ):  # its weights may be a download: not for a check
                 self.live.add(name)
                 part = replace(part, values={**part.values, "live": False})
             artifact = self._build(path, part)
@@ -77,7 +83,10 @@ class _Trial:
             model = self.models[name]
             if part.needs_live(default=False):
                 if name not in self.live:
-                    self._bad(path, f"{part.label} needs a live model, and {name!r} is a spec without weights")
+                    self._bad(
+                        path,
+                        f"{part.label} needs a live model, and {name!r} is a spec without weights",
+                    )
                 continue
             if component is None or model is None:
                 self.models[name] = None
@@ -88,14 +97,21 @@ class _Trial:
                 self._bad(path, f"{part.label}: {error}", error.exit_code)
                 self.models[name] = None
             except Exception as error:
-                self._bad(path, f"{part.label} fails on the spec alone: {type(error).__name__}: {error}", 4)
+                self._bad(
+                    path,
+                    f"{part.label} fails on the spec alone: {type(error).__name__}: {error}",
+                    4,
+                )
                 self.models[name] = None
 
     def _evaluators(self) -> None:
         for path, part in self.parts.get("evaluate", []):
             dead = sorted(set(self.models) - self.live)
             if part.needs_live(default=True) and dead:
-                self._bad(path, f"{part.label} needs a live model, and {dead[0]!r} is a spec without weights")
+                self._bad(
+                    path,
+                    f"{part.label} needs a live model, and {dead[0]!r} is a spec without weights",
+                )
             else:
                 self._build(path, part)
 
@@ -111,9 +127,12 @@ class _Trial:
             names_of(self.pipeline.accelerators), self.parts.get("accelerator", []), strict=True
         ):
             machines[name] = (self._build(path, part), path)
-        fallbacks = [(path, self._build(path, part)) for path, part in self.parts.get("fallback", [])]
+        fallbacks = [
+            (path, self._build(path, part)) for path, part in self.parts.get("fallback", [])
+        ]
         tables = sorted(
-            (path for path in self.source.positions if path[0] == "instance" and len(path) == 2), key=str
+            (path for path in self.source.positions if path[0] == "instance" and len(path) == 2),
+            key=str,
         )
         for i, instance in enumerate(self.pipeline.placed()):
             model = self.models.get(instance.model or "")
@@ -124,7 +143,9 @@ class _Trial:
             if machine is None or None in others:
                 continue
             place: KeyPath = tables[i] if i < len(tables) else at
-            for key, message in refusals(model, instance, self.pipeline.workload, [machine, *others], self._linked()):
+            for key, message in refusals(
+                model, instance, self.pipeline.workload, [machine, *others], self._linked()
+            ):
                 path = (*place, key) if (*place, key) in self.source.positions else (*at, "use")
                 self.problems.append(self.source.problem(path, message))
 
@@ -141,7 +162,10 @@ def refusals(
 
     blocks = len(model.spec.blocks)
     if instance.pipeline_parallel > blocks:
-        yield "pipeline_parallel", f"pipeline_parallel = {instance.pipeline_parallel}, but {model.spec.name} has {blocks} blocks"
+        yield (
+            "pipeline_parallel",
+            f"pipeline_parallel = {instance.pipeline_parallel}, but {model.spec.name} has {blocks} blocks",
+        )
         return
     parallel = Parallel(instance.tensor_parallel, instance.pipeline_parallel)
     seen = set()
@@ -154,13 +178,20 @@ def refusals(
         for op in graph.nodes:
             what = type(op).__name__
             if isinstance(op, Collective):
-                refused = None if linked or machines[0].describe().ports else "no [network] and no port links its devices"
+                refused = (
+                    None
+                    if linked or machines[0].describe().ports
+                    else "no [network] and no port links its devices"
+                )
             else:
                 refused = _refusal(op, machines)
             if refused and (what, refused) not in seen:
                 seen.add((what, refused))
-                yield "accelerator", (
-                    f"accelerator {instance.accelerator!r} cannot price {what} {op.name!r} of {model.spec.name}: {refused}"
+                yield (
+                    "accelerator",
+                    (
+                        f"accelerator {instance.accelerator!r} cannot price {what} {op.name!r} of {model.spec.name}: {refused}"
+                    ),
                 )
 
 
@@ -169,8 +200,12 @@ def steps_of(model: ModelArtifact, workload: Workload) -> tuple[Any, Any]:
     from crosslayer.contracts.lowering import StepShape
 
     prefill = [(workload.prompt_tokens, 0, 0)] * workload.batch_size
-    decode = [(1, workload.prompt_tokens, max(1, workload.output_tokens // 2))] * workload.batch_size
-    return StepShape.from_sequences(model.spec, prefill), StepShape.from_sequences(model.spec, decode)
+    decode = [
+        (1, workload.prompt_tokens, max(1, workload.output_tokens // 2))
+    ] * workload.batch_size
+    return StepShape.from_sequences(model.spec, prefill), StepShape.from_sequences(
+        model.spec, decode
+    )
 
 
 def _refusal(op: Any, machines: list[Any]) -> str | None:
@@ -185,5 +220,9 @@ def _refusal(op: Any, machines: list[Any]) -> str | None:
         reason = str(error).rstrip(".")
     else:
         reason = "it says that it does not support it"
-    way = "none of its fallbacks does either" if len(machines) > 1 else "name a 'fallback' accelerator that can"
+    way = (
+        "none of its fallbacks does either"
+        if len(machines) > 1
+        else "name a 'fallback' accelerator that can"
+    )
     return f"{reason}; {way}"
