@@ -190,6 +190,14 @@ def test_at_one_instant_finishes_come_before_arrivals_and_stages() -> None:
     ]  # fmt: skip
 
 
+def test_a_call_without_length_ends_before_the_next_arrival_of_its_instant() -> None:
+    policy = Plan((call("c", 0),))
+    served = serve(requests(5, 5), policy, M, Fifo())
+    assert [one.finished_ns for one in served] == [5, 5]
+    outstanding = [shown.member("m").outstanding_calls for _, shown in policy.planned]
+    assert outstanding == [0, 0]
+
+
 # --- cancel --------------------------------------------------------------------------------------
 
 

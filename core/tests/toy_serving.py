@@ -98,7 +98,8 @@ class Fifo:
             self.now_ns = min(instants)
             over = [(m, c) for m, (c, end) in self.busy.items() if end == self.now_ns]
             if over:
-                return self.now_ns, tuple(self._end(model, call) for model, call in over)
+                # In any order, as a service may: here the last to start comes first.
+                return self.now_ns, tuple(self._end(model, call) for model, call in over[::-1])
 
     def _start(self) -> None:
         for model, queue in self.queues.items():
