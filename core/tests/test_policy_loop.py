@@ -192,8 +192,11 @@ def test_at_one_instant_finishes_come_before_arrivals_and_stages() -> None:
 
 def test_a_call_without_length_ends_before_the_next_arrival_of_its_instant() -> None:
     policy = Plan((call("c", 0),))
-    served = serve(requests(5, 5), policy, M, Fifo())
-    assert [one.finished_ns for one in served] == [5, 5]
+    loop = PolicyLoop(policy, M, Fifo(), LengthsOnly())
+    for request in requests(5, 5):
+        loop.submit(request)
+    now, served = loop.advance()
+    assert (now, [one.request.id for one in served]) == (5, ["r0", "r1"])
     outstanding = [shown.member("m").outstanding_calls for _, shown in policy.planned]
     assert outstanding == [0, 0]
 
