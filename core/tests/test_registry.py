@@ -209,6 +209,25 @@ def test_the_schema_tells_type_default_bounds_and_meaning_of_every_parameter(
     assert rows["target"].type == "whole number or text"
 
 
+def test_bounds_are_written_in_full_and_long_defaults_are_cut() -> None:
+    from pydantic import BaseModel, Field
+
+    from crosslayer.parameters import describe
+
+    class Params(BaseModel):
+        count: int = Field(1, ge=1, le=16_777_216, description="A")
+        share: float = Field(0.5, gt=1e-9, lt=2.0, description="B")
+        names: tuple[str, ...] = Field(tuple("abcdefghijklmnopqrstuvwxyz"), description="C")
+        file: Path = Field(description="D")
+
+    count, share, names, file = describe(Params)
+    assert count.bounds == ">= 1, <= 16777216"
+    assert share.bounds == "> 1e-09, < 2"
+    assert len(names.default) == 26
+    assert names.default_text.endswith("...") and len(names.default_text) == 60
+    assert (file.type, file.default_text) == ("path", "required")
+
+
 def test_defaults_are_json_values_with_the_preset_of_the_name(registry: Registry) -> None:
     found = registry.default_parameters("model_transform", "example-scale:double")
     assert found["factor"] == 1.0

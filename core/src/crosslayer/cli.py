@@ -73,7 +73,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Stack techniques from different layers of the ML systems stack, see cost and gain."""
+    """Stack published techniques of the ML systems stack; see what they cost and buy."""
 
 
 @app.command(cls=LightCommand)
@@ -137,7 +137,7 @@ def run(
 @app.command()
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="A model or text, such as smollm2-135m.")
+        str | None, typer.Argument(metavar="NAME", help="A model or text, such as smollm2-135m.")
     ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="List what can be fetched and what is there.")

@@ -138,7 +138,7 @@ def component_lines(registry: Registry, one: Registered, width: int) -> Iterator
     parameters = registry.schema(one.kind, component.name)
     yield "  parameters" if parameters else "  no parameters"
     for parameter in parameters:
-        default = "required" if parameter.required else f"default {json.dumps(parameter.default)}"
+        default = "required" if parameter.required else f"default {parameter.default_text}"
         facts_of = "; ".join(filter(None, (parameter.type, parameter.bounds, default)))
         yield from _wrapped("    ", f"{parameter.name} ({facts_of})", width)
         yield from _wrapped("        ", parameter.description or "(not described)", width)

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -45,6 +46,11 @@ class Parameter:
     default: Any
     bounds: str
     description: str
+
+    @property
+    def default_text(self) -> str:
+        """The default in one short line of JSON; "required" where there is none."""
+        return "required" if self.required else _shown(self.default)
 
 
 def dotted(key: Sequence[str | int]) -> str:
@@ -210,9 +216,17 @@ def type_text(annotation: Any) -> str:
         isinstance(annotation, type) and issubclass(annotation, BaseModel)
     ):
         return "table"
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return "path"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(json.dumps(to_jsonable_python(member)) for member in annotation)
     return str(getattr(annotation, "__name__", annotation))
+
+
+def _number(value: Any) -> str:
+    """A bound in full: 16777216, not 1.67772e+07."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return str(int(value)) if whole else str(value)
 
 
 _SIGNS = (("gt", "> "), ("ge", ">= "), ("lt", "< "), ("le", "<= "), ("multiple_of", "multiple of "))
@@ -229,7 +243,7 @@ def _bounds(field: FieldInfo) -> str:
     for constraint in field.metadata:
         for name, sign in _SIGNS:
             if getattr(constraint, name, None) is not None:
-                texts.append(f"{sign}{getattr(constraint, name):g}")
+                texts.append(f"{sign}{_number(getattr(constraint, name))}")
         for name, form in _SIZES:
             if getattr(constraint, name, None) is not None:
                 texts.append(form.format(getattr(constraint, name)))
