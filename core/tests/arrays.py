@@ -1,4 +1,6 @@
-"""Two small accelerators for tests: a weight-stationary systolic array, without and with resident weights."""
+"""Two small accelerators for tests: a weight-stationary systolic array, without and with resident
+weights.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ CLOCK_HZ = 1e9
 
 
 class Array:
-    """H x W multiply-accumulate cells; Gemm cycles as in SCALE-Sim's weight-stationary mode, (2H + W + M - 2) a tile.
+    """H x W multiply-accumulate cells; Gemm cycles as in SCALE-Sim's weight-stationary mode, (2H +
+    W + M - 2) a tile.
 
-    Refuses Attention and Conv2d, so that they arrive in plain parts. Elementwise work and scans run on a vector
-    unit of W lanes. `resident`: weights are on chip already, so they cost neither loading nor traffic.
+    Refuses Attention and Conv2d, so that they arrive in plain parts. Elementwise work and scans run
+    on a vector unit of W lanes. `resident`: weights are on chip already, so they cost neither
+    loading nor traffic.
     """
 
     def __init__(

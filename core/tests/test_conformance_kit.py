@@ -1,4 +1,4 @@
-"""The conformance kit flags each broken component of the zoo by exactly one check, and no good one."""
+"""The conformance kit flags each broken component of the zoo by one check, and no good one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from crosslayer.discovery import discover
 from crosslayer.registry import KINDS, Registry
 from crosslayer.testing import check_plugin, checks_for

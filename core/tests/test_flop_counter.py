@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from crosslayer.contracts import ops
 from crosslayer.contracts.lowering import lower
 from crosslayer.contracts.model import Attention, ModelSpec
@@ -20,14 +19,34 @@ COUNTED = (
 )  # what torch's counter knows: products, attention, convolutions
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "num_key_value_heads": 2, "vocab_size": 96},
-    "qwen3": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 96},
+    "llama": {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 96,
+    },
+    "qwen3": {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 96,
+    },
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 64},
-    "opt": {"hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96,
-            "word_embed_proj_dim": 64, "max_position_embeddings": 64},
-}  # fmt: skip
+    "opt": {
+        "hidden_size": 64,
+        "ffn_dim": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 96,
+        "word_embed_proj_dim": 64,
+        "max_position_embeddings": 64,
+    },
+}
 
 
 def counted(graph: Any) -> float:
@@ -41,7 +60,8 @@ def counted(graph: Any) -> float:
 def live(config: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    # eager attention is two products, which the counter sees without any assumption about a fused kernel
+    # eager attention is two products, which the counter sees without any assumption about a fused
+    # kernel
     return AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**config), attn_implementation="eager"
     ).eval()
@@ -63,7 +83,9 @@ def test_decode_flops_equal_what_torch_counts(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_prefill_flops_equal_what_torch_counts_without_a_causal_mask(model_type: str) -> None:
-    """Eager attention computes masked pairs too, so the spec is compared with its causal mask taken off."""
+    """Eager attention computes masked pairs too, so the spec is compared with its causal mask taken
+    off.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     config = {"model_type": model_type, **CONFIGS[model_type]}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import resource
 
 import numpy as np
-import pytest
 from arrays import Array
 
+import pytest
 from crosslayer.accelerators.params import RooflineParams
 from crosslayer.accelerators.roofline import Roofline
 from crosslayer.contracts import ops
@@ -22,28 +22,56 @@ from crosslayer.kinds import Instance, ModelArtifact
 from crosslayer.stepcost import price, price_graph, step_costs
 
 LLAMA = {
-    "model_type": "llama", "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 3, "num_attention_heads": 8,
-    "num_key_value_heads": 2, "vocab_size": 512,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
 GEMMA = {
-    "model_type": "gemma2", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 512, "sliding_window": 24,
-}  # fmt: skip
+    "model_type": "gemma2",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "sliding_window": 24,
+}
 MIXTRAL = {
-    "model_type": "mixtral", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 256, "num_local_experts": 8, "num_experts_per_tok": 2,
-}  # fmt: skip
+    "model_type": "mixtral",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 MAMBA2 = {
-    "model_type": "mamba2", "hidden_size": 64, "num_hidden_layers": 2, "state_size": 16, "head_dim": 16, "num_heads": 8,
-    "expand": 2, "n_groups": 1, "vocab_size": 256,
-}  # fmt: skip
+    "model_type": "mamba2",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "state_size": 16,
+    "head_dim": 16,
+    "num_heads": 8,
+    "expand": 2,
+    "n_groups": 1,
+    "vocab_size": 256,
+}
 
 
 def evicting() -> ModelSpec:
     curve = KVCurve(
-        prompt=((0, 0, 0), (64, 64, 7000), (256, 100, 9000)), generated=((0, 0, 0), (128, 37, 2100.5)),
-        cap_tokens=150, policy="test",
-    )  # fmt: skip
+        prompt=((0, 0, 0), (64, 64, 7000), (256, 100, 9000)),
+        generated=((0, 0, 0), (128, 37, 2100.5)),
+        cap_tokens=150,
+        policy="test",
+    )
 
     def every_second(block: object, part: object) -> object:
         evicts = isinstance(part, Attention) and int(block.name.split(".")[-1]) % 2 == 1  # type: ignore[attr-defined]
@@ -70,13 +98,16 @@ SPECS = {
     "gemma2": lambda: ModelSpec.from_hf_config(GEMMA),
     "mixtral": lambda: ModelSpec.from_hf_config(MIXTRAL),
     "mamba2": lambda: ModelSpec.from_hf_config(MAMBA2),
-    "vision-mamba": lambda: vision_mamba(hidden=64, layers=3, state=8, image=32, patch=8, classes=10),
+    "vision-mamba": lambda: vision_mamba(
+        hidden=64, layers=3, state=8, image=32, patch=8, classes=10
+    ),
     "evicting": evicting,
     "pruned": pruned,
-}  # fmt: skip
+}
 
-# Tolerances on a whole step's seconds. A roofline loses a little where a batch mixes sequences on both sides of the
-# ridge (largest seen: 4.7 %, Mixtral's 64-wide toy); an array rounds tiles up once a batch, not once a sequence (1.7 %).
+# Tolerances on a whole step's seconds. A roofline loses a little where a batch mixes sequences on
+# both sides of the ridge (largest seen: 4.7 %, Mixtral's 64-wide toy); an array rounds tiles up
+# once a batch, not once a sequence (1.7 %).
 ACCELERATORS = {
     "roofline": (Roofline(RooflineParams(preset="a100-80g", launch_overhead_s=0.0)), 0.05),
     "array": (Array(16, 16), 0.03),
@@ -85,7 +116,9 @@ ACCELERATORS = {
 
 
 def random_step(rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """1 to 8 sequences: whole prompts, chunks of prompts, decodes, decodes of several tokens; some long."""
+    """1 to 8 sequences: whole prompts, chunks of prompts, decodes, decodes of several tokens; some
+    long.
+    """
     batch = []
     for _ in range(int(rng.integers(1, 9))):
         kind = rng.integers(5)
@@ -116,7 +149,9 @@ def test_flops_and_bytes_equal_the_oracle_exactly_on_200_mixed_steps(architectur
 
 
 def exact_seconds(accelerator: object, spec: ModelSpec, batch: list[tuple[int, int, int]]) -> float:
-    """Attention of each sequence alone, everything else once for the batch, straight from the accelerator."""
+    """Attention of each sequence alone, everything else once for the batch, straight from the
+    accelerator.
+    """
     shape = StepShape.from_sequences(spec, batch)
     whole = lower(spec, shape)
     seconds = sum(
@@ -267,7 +302,9 @@ def test_negative_counts_are_refused() -> None:
 
 @pytest.mark.parametrize("target", ACCELERATORS)
 def test_a_million_steps_are_priced_in_under_a_second_of_cpu_time(target: str) -> None:
-    """The only bound on time in the tests: the contract names it. Best of three, CPU time of this process."""
+    """The only bound on time in the tests: the contract names it. Best of three, CPU time of this
+    process.
+    """
     accelerator, _ = ACCELERATORS[target]
     spec = ModelSpec.from_hf_config(LLAMA | {"num_hidden_layers": 32})
     rng = np.random.default_rng(5)

@@ -1,4 +1,6 @@
-"""What a workload costs on an instance: prefill, decode, bytes, and where the time goes; all of it modelled."""
+"""What a workload costs on an instance: prefill, decode, bytes, and where the time goes; all of it
+modelled.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,12 @@ def estimate_report(
     batch_size: int = 1,
     network: Topology | None = None,
 ) -> Report:
-    """Latency, energy and bytes of `batch_size` equal requests on one instance, beside the untransformed model.
+    """Latency, energy and bytes of `batch_size` equal requests on one instance, beside the
+    untransformed model.
 
-    Prefill is one pass over the prompts; the first token comes out of it. Decode is the mean over the other
-    output tokens, each at its own context length. Metrics of the original model end in `_original`.
+    Prefill is one pass over the prompts; the first token comes out of it. Decode is the mean over
+    the other output tokens, each at its own context length. Metrics of the original model end in
+    `_original`.
     """
     assert instance.accelerator is not None
     source = f"{instance.accelerator.describe().name}, lowering of {instance.model.spec.name}"
@@ -67,9 +71,12 @@ def _metrics(
     steps = max(output - 1, 1)
     generated = np.arange(steps)
     table = StepTable.from_sequences(
-        spec, np.ones(steps * batch, dtype=np.int64), np.full(steps * batch, prompt),
-        np.repeat(generated, batch), np.repeat(generated, batch),
-    )  # fmt: skip
+        spec,
+        np.ones(steps * batch, dtype=np.int64),
+        np.full(steps * batch, prompt),
+        np.repeat(generated, batch),
+        np.repeat(generated, batch),
+    )
     decode = step_costs(instance, table, network)
 
     def metric(name: str, value: float, unit: str) -> Metric:
@@ -141,11 +148,19 @@ def _op_table(
     ]
     cells.sort(key=lambda row: (-row[3], row[0]))
     columns = (
-        Column(name="part"), Column(name="op"), Column(name="runs"), Column(name="time", unit="s", provenance="modelled"),
-        Column(name="share", unit="fraction", provenance="modelled"), Column(name="work", unit="FLOP", provenance="modelled"),
-        Column(name="moved", unit="B", provenance="modelled"), Column(name="bound by"),
-    )  # fmt: skip
+        Column(name="part"),
+        Column(name="op"),
+        Column(name="runs"),
+        Column(name="time", unit="s", provenance="modelled"),
+        Column(name="share", unit="fraction", provenance="modelled"),
+        Column(name="work", unit="FLOP", provenance="modelled"),
+        Column(name="moved", unit="B", provenance="modelled"),
+        Column(name="bound by"),
+    )
     return Table(
-        name=f"{phase}_ops", title=f"Where one {phase} step spends its time", columns=columns, rows=tuple(cells),
+        name=f"{phase}_ops",
+        title=f"Where one {phase} step spends its time",
+        columns=columns,
+        rows=tuple(cells),
         note=f"One step, ops one after the other; modelled by {source}.",
-    )  # fmt: skip
+    )

@@ -1,8 +1,8 @@
 """The four kinds of component, what they receive and what they return.
 
-A component is any object with these methods; nothing needs to inherit. Optional methods are documented on each
-protocol and looked up with `getattr`. Objects that carry live things (modules, instances) are dataclasses;
-values that cross a border are in `crosslayer.contracts`.
+A component is any object with these methods; nothing needs to inherit. Optional methods are
+documented on each protocol and looked up with `getattr`. Objects that carry live things (modules,
+instances) are dataclasses; values that cross a border are in `crosslayer.contracts`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 class LiveModel(Protocol):
     """A model that runs: a torch module, its tokenizer, and how it decodes. Opened on first use.
 
-    Evaluators feed text through `new_cache()` in pieces of `chunk_tokens` (None: the whole text is one piece),
-    because a cache policy that evicts acts between pieces.
+    Evaluators feed text through `new_cache()` in pieces of `chunk_tokens` (None: the whole text is
+    one piece), because a cache policy that evicts acts between pieces.
     """
 
     chunk_tokens: int | None
@@ -60,10 +60,11 @@ class LiveModel(Protocol):
 
 @dataclass(frozen=True)
 class ModelArtifact:
-    """A model on its way through a pipeline: the spec always, the live module if this machine holds one.
+    """A model on its way through a pipeline: the spec always, the live module if this machine holds
+    one.
 
-    history: (component, parameters as JSON) of every transform applied. files: what the last transform wrote
-    under its output directory and needs to `restore` itself, by name.
+    history: (component, parameters as JSON) of every transform applied. files: what the last
+    transform wrote under its output directory and needs to `restore` itself, by name.
     """
 
     spec: ModelSpec
@@ -83,8 +84,8 @@ class ModelArtifact:
 class RunContext:
     """What a component may use of its surroundings: nothing else is global.
 
-    seed: of this run. output: where this step may write. clock: seconds, for experiments whose subject is time.
-    executor: None runs in line. threads: cores the run may use.
+    seed: of this run. output: where this step may write. clock: seconds, for experiments whose
+    subject is time. executor: None runs in line. threads: cores the run may use.
     """
 
     seed: int
@@ -96,7 +97,9 @@ class RunContext:
     threads: int = 1
 
     def stream_seed(self, *names: str | int) -> int:
-        """A seed for one named source of randomness: equal in every process, different for every name."""
+        """A seed for one named source of randomness: equal in every process, different for every
+        name.
+        """
         text = "/".join([str(self.seed), *map(str, names)])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
@@ -110,8 +113,8 @@ class RunContext:
 class ModelTransform(Protocol):
     """Model to model: a new artifact, the input untouched.
 
-    Optional: `restore(model, files, context) -> ModelArtifact` rebuilds a cached result from the input artifact
-    and the files named in `ModelArtifact.files`; without it the step runs again.
+    Optional: `restore(model, files, context) -> ModelArtifact` rebuilds a cached result from the
+    input artifact and the files named in `ModelArtifact.files`; without it the step runs again.
     """
 
     def transform(self, model: ModelArtifact, context: RunContext) -> ModelArtifact: ...
@@ -127,9 +130,10 @@ class ServingPolicy(Protocol):
 class AcceleratorModel(Protocol):
     """An op to its cost. `estimate` raises UnsupportedOp with the reason.
 
-    Optional: `estimate_many(ops: OpTable) -> CostTable`, agreeing with `estimate`; `estimate_graph(graph) -> Cost`
-    where ops overlap or weights stay on chip (default: nodes in order); `tuned_for(graphs) -> AcceleratorModel`
-    for generators that choose their hardware, called once per instance.
+    Optional: `estimate_many(ops: OpTable) -> CostTable`, agreeing with `estimate`;
+    `estimate_graph(graph) -> Cost` where ops overlap or weights stay on chip (default: nodes in
+    order); `tuned_for(graphs) -> AcceleratorModel` for generators that choose their hardware,
+    called once per instance.
     """
 
     def supports(self, op: Op) -> bool: ...
@@ -140,7 +144,8 @@ class AcceleratorModel(Protocol):
 class Simulator(Protocol):
     """A whole stack and requests to a report.
 
-    Optional: `service(stack) -> CallService`, so that another simulator can run its model calls inside this one.
+    Optional: `service(stack) -> CallService`, so that another simulator can run its model calls
+    inside this one.
     """
 
     def simulate(self, stack: Stack, trace: RequestTrace | None, context: RunContext) -> Report: ...
@@ -155,9 +160,10 @@ class Evaluator(Protocol):
 class CallService(Protocol):
     """Runs model calls in simulated time (integer nanoseconds).
 
-    `advance` stops at the first instant a call finishes, never beyond it, so that an answer can cause the next
-    call at that instant; it returns (now, the calls that finished at now). Calls submitted for a later instant
-    wait until then. `cancel` of a finished or unknown call returns False.
+    `advance` stops at the first instant a call finishes, never beyond it, so that an answer can
+    cause the next call at that instant; it returns (now, the calls that finished at now). Calls
+    submitted for a later instant wait until then. `cancel` of a finished or unknown call returns
+    False.
     """
 
     def submit(self, call: LLMCall, at_ns: int) -> None: ...
@@ -167,7 +173,9 @@ class CallService(Protocol):
 
 @dataclass(frozen=True)
 class Instance:
-    """A model placed on an accelerator: devices, how it is split, its role, its place, its KV blocks."""
+    """A model placed on an accelerator: devices, how it is split, its role, its place, its KV
+    blocks.
+    """
 
     name: str
     model: ModelArtifact
@@ -190,7 +198,8 @@ class Instance:
 
 @dataclass(frozen=True)
 class Stack:
-    """What the runner assembles from a pipeline and hands to simulators and evaluators; every part is optional.
+    """What the runner assembles from a pipeline and hands to simulators and evaluators; every part
+    is optional.
 
     originals: each instance's model before any transform, by instance name.
     """

@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def cache_dir(*parts: str) -> Path:
-    """The user's cache folder (CROSSLAYER_CACHE_DIR, or the platform's), with `parts` below it; not created."""
+    """The user's cache folder (CROSSLAYER_CACHE_DIR, or the platform's), with `parts` below it; not
+    created.
+    """
     root = os.environ.get("CROSSLAYER_CACHE_DIR")
     if root:
         return Path(root).expanduser().joinpath(*parts)

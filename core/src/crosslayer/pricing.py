@@ -1,4 +1,4 @@
-"""An accelerator with fallbacks: an op it refuses is offered in plain parts, then to the next one."""
+"""An accelerator with fallbacks: a refused op is offered in plain parts, then to the next one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from crosslayer.stepcost import price, price_many
 
 
 class WithFallback:
-    """An AcceleratorModel that asks each of `accelerators` in turn. Costs of a fallback carry its name in detail.
+    """An AcceleratorModel that asks each of `accelerators` in turn. Costs of a fallback carry its
+    name in detail.
 
-    `describe` is the first one's. A first one with `estimate_graph` keeps it only without fallbacks: a graph whose
-    ops run on two devices has no overlap that either of them could know.
+    `describe` is the first one's. A first one with `estimate_graph` keeps it only without
+    fallbacks: a graph whose ops run on two devices has no overlap that either of them could know.
     """
 
     def __init__(self, accelerators: tuple[Any, ...]) -> None:
@@ -80,4 +81,5 @@ def refusal(accelerators: tuple[Any, ...], op: Op) -> str:
             accelerator.estimate(op)
         except UnsupportedOp as error:
             reasons.append(f"{accelerator.describe().name}: {error}")
-    return f"no accelerator prices {type(op).__name__} {op.name!r} ({'; '.join(reasons)}); add a fallback"
+    what = f"{type(op).__name__} {op.name!r}"
+    return f"no accelerator prices {what} ({'; '.join(reasons)}); add a fallback"

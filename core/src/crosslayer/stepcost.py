@@ -1,7 +1,8 @@
 """Cost of many steps at once: the hot path between lowering and an accelerator model.
 
-Ops that follow the token count (or the rows at the LM head) alone are priced once for each different count;
-attention is priced on columns. Ops run one after the other unless the accelerator has `estimate_graph`.
+Ops that follow the token count (or the rows at the LM head) alone are priced once for each
+different count; attention is priced on columns. Ops run one after the other unless the accelerator
+has `estimate_graph`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ def price(accelerator: Any, op: Any) -> Cost:
 
 
 def price_many(accelerator: Any, table: OpTable) -> CostTable:
-    """Costs of a table; whether the accelerator takes an op may depend on anything but the numbers of a step."""
+    """Costs of a table; whether the accelerator takes an op may depend on anything but the numbers
+    of a step.
+    """
     first = table.row(0)
     if not accelerator.supports(first):
         parts = ops.in_plain_parts(table)
@@ -115,7 +118,9 @@ def _price(
 
 
 def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTable:
-    """A collective on the slowest link among the instance's devices: the topology's, else the accelerator's port."""
+    """A collective on the slowest link among the instance's devices: the topology's, else the
+    accelerator's port.
+    """
     from crosslayer.contracts.network import collective_seconds
 
     if network is not None and network.links:
@@ -126,7 +131,8 @@ def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTa
         ports = instance.accelerator.describe().ports
         if not ports:
             raise InputError(
-                f"instance {instance.name!r} spans {instance.parallel.devices} devices but nothing says how they are "
+                f"instance {instance.name!r} spans {instance.parallel.devices} devices but "
+                "nothing says how they are "
                 "linked; add a [network] table or an accelerator with ports"
             )
         rate, latency = ports[0].bytes_per_s, ports[0].latency_s
@@ -140,13 +146,17 @@ def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTa
 
 
 def _different_rows(steps: StepTable, driver: str) -> tuple[StepTable, NDArray[np.intp] | None]:
-    """Steps that differ in what `driver` looks at, and where each step finds its row (None: all as they are)."""
+    """Steps that differ in what `driver` looks at, and where each step finds its row (None: all as
+    they are).
+    """
     if driver == "attention":
         return steps, None
     columns = {
-        "tokens": [steps.tokens], "logits": [steps.logits_rows], "sequences": [steps.sequences],
+        "tokens": [steps.tokens],
+        "logits": [steps.logits_rows],
+        "sequences": [steps.sequences],
         "scan": [steps.tokens, steps.sequences],
-    }[driver]  # fmt: skip
+    }[driver]
     key = columns[0]
     if len(columns) == 2:
         key = columns[0] * (columns[1].max(initial=0) + 1) + columns[1]
@@ -264,7 +274,7 @@ def graph_cost(instance: Instance, graph: OpGraph, network: Topology | None = No
 
 
 def without(graph: OpGraph, dropped: set[int]) -> OpGraph:
-    """The graph without some nodes; what came before a dropped node comes before what followed it."""
+    """The graph without some nodes; what came before a dropped one comes before its followers."""
     if not dropped:
         return graph
     before: dict[int, set[int]] = {i: set() for i in range(len(graph.nodes))}

@@ -1,4 +1,6 @@
-"""The base of every value that crosses a border: frozen, strict about unknown keys, JSON round trip."""
+"""The base of every value that crosses a border: frozen, strict about unknown keys, JSON round
+trip.
+"""
 
 from __future__ import annotations
 

@@ -56,9 +56,13 @@ def _together(costs: Iterable[Cost], seconds: Any) -> Cost:
     for cost in parts:
         bounds[cost.bound_by] = bounds.get(cost.bound_by, 0.0) + cost.seconds
     return Cost(
-        seconds([c.seconds for c in parts]), joules, sum(c.flops for c in parts), sum(c.bytes for c in parts),
-        max(bounds, key=lambda name: bounds[name]), tuple(sorted(detail.items())),
-    )  # fmt: skip
+        seconds([c.seconds for c in parts]),
+        joules,
+        sum(c.flops for c in parts),
+        sum(c.bytes for c in parts),
+        max(bounds, key=lambda name: bounds[name]),
+        tuple(sorted(detail.items())),
+    )
 
 
 def sequential(costs: Iterable[Cost]) -> Cost:
@@ -103,7 +107,9 @@ def cost_table(costs: list[Cost]) -> CostTable:
     if all(c.joules is not None for c in costs):
         joules = np.array([c.joules for c in costs], dtype=np.float64)
     return CostTable(
-        np.array([c.seconds for c in costs], dtype=np.float64), joules,
-        np.array([c.flops for c in costs], dtype=np.float64), np.array([c.bytes for c in costs], dtype=np.float64),
+        np.array([c.seconds for c in costs], dtype=np.float64),
+        joules,
+        np.array([c.flops for c in costs], dtype=np.float64),
+        np.array([c.bytes for c in costs], dtype=np.float64),
         np.array([BOUNDS.index(c.bound_by) for c in costs], dtype=np.int8),
-    )  # fmt: skip
+    )

@@ -1,7 +1,7 @@
 """The oracle that lowering is tested against: every sequence alone, every query counted one by one.
 
-It shares no arithmetic with `lowering` and `steps`: no columns, no merging of equal blocks, no closed formula for
-key counts. It is slow, and only for a single device.
+It shares no arithmetic with `lowering` and `steps`: no columns, no merging of equal blocks, no
+closed formula for key counts. It is slow, and only for a single device.
 """
 
 from __future__ import annotations
@@ -12,8 +12,16 @@ from typing import Any
 from crosslayer.contracts import ops
 from crosslayer.contracts.lowering import FRACTIONS_OF_AN_EXPERT, NORM_FLOPS
 from crosslayer.contracts.model import (
-    Attention, Conv, Elementwise, Embedding, Linear, ModelSpec, MoE, Norm, SelectiveScan,
-)  # fmt: skip
+    Attention,
+    Conv,
+    Elementwise,
+    Embedding,
+    Linear,
+    ModelSpec,
+    MoE,
+    Norm,
+    SelectiveScan,
+)
 from crosslayer.contracts.ops import OpGraph
 from crosslayer.contracts.steps import Logits, SequenceState
 
@@ -21,7 +29,9 @@ from crosslayer.contracts.steps import Logits, SequenceState
 def lower_exact(
     spec: ModelSpec, sequences: Sequence[SequenceState], logits: Logits = "last"
 ) -> tuple[OpGraph, ...]:
-    """One graph a sequence, its nodes in the order of the blocks' parts; the same node reads the same weights."""
+    """One graph a sequence, its nodes in the order of the blocks' parts; the same node reads the
+    same weights.
+    """
     graphs = []
     batch_tokens = {"tokens": sum(new for new, _, _ in sequences)}
     batch_tokens["sequences"] = len(sequences)
@@ -37,7 +47,9 @@ def lower_exact(
 
 
 def exact_totals(graphs: Sequence[OpGraph]) -> tuple[float, float]:
-    """(FLOPs, bytes) of the batch: each stored weight is read once a pass, everything else once a sequence."""
+    """(FLOPs, bytes) of the batch: each stored weight is read once a pass, everything else once a
+    sequence.
+    """
     flops = sum(graph.total(ops.flops) for graph in graphs)
     moved = sum(graph.total(ops.activation_bytes) for graph in graphs)
     for nodes in zip(*(graph.nodes for graph in graphs), strict=True):
@@ -83,26 +95,49 @@ def _part(
         decodes = generated > 0 or (new == 1 and cached > 0)
         return [
             ops.Attention(
-                sequences=1, queries=new, pairs=pairs, kv_tokens=read, kv_bytes=read_bytes, heads=part.heads,
-                kv_heads=part.kv_heads, head_dim=part.head_dim, value_dim=part.values, causal=part.causal,
-                phase="decode" if decodes else "prefill", kv_format=part.kv_format, **common,
+                sequences=1,
+                queries=new,
+                pairs=pairs,
+                kv_tokens=read,
+                kv_bytes=read_bytes,
+                heads=part.heads,
+                kv_heads=part.kv_heads,
+                head_dim=part.head_dim,
+                value_dim=part.values,
+                causal=part.causal,
+                phase="decode" if decodes else "prefill",
+                kv_format=part.kv_format,
+                **common,
             )
-        ]  # fmt: skip
+        ]
     if isinstance(part, SelectiveScan):
         return [
             ops.SelectiveScan(
-                tokens=rows["tokens"], sequences=1, channels=part.channels, state=part.state, groups=part.groups,
-                heads=part.heads, state_format=part.state_format, **common,
+                tokens=rows["tokens"],
+                sequences=1,
+                channels=part.channels,
+                state=part.state,
+                groups=part.groups,
+                heads=part.heads,
+                state_format=part.state_format,
+                **common,
             )
-        ]  # fmt: skip
+        ]
     if isinstance(part, Conv):
         return [
             ops.Conv2d(
-                positions=count * part.positions, inputs=count * part.input_positions, in_channels=part.in_channels,
-                out_channels=part.out_channels, kernel_h=part.kernel_h, kernel_w=part.kernel_w, groups=part.groups,
-                bias=part.bias, weight_format=part.weight_format, **common,
+                positions=count * part.positions,
+                inputs=count * part.input_positions,
+                in_channels=part.in_channels,
+                out_channels=part.out_channels,
+                kernel_h=part.kernel_h,
+                kernel_w=part.kernel_w,
+                groups=part.groups,
+                bias=part.bias,
+                weight_format=part.weight_format,
+                **common,
             )
-        ]  # fmt: skip
+        ]
     if isinstance(part, Embedding):
         return [_touch(part, part.width, count, 1, 0)]
     if isinstance(part, Norm):
@@ -113,21 +148,36 @@ def _part(
 
 def _gemm(part: Linear, rows: int, groups: float) -> Any:
     return ops.Gemm(
-        m=rows, k=part.inputs, n=part.outputs, groups=groups, weight_format=part.weight_format,
-        activation_format=part.activation_format, sparsity=part.sparsity, bias=part.bias,
-        outlier_share=part.outlier_share, outlier_format=part.outlier_format, name=part.name,
-    )  # fmt: skip
+        m=rows,
+        k=part.inputs,
+        n=part.outputs,
+        groups=groups,
+        weight_format=part.weight_format,
+        activation_format=part.activation_format,
+        sparsity=part.sparsity,
+        bias=part.bias,
+        outlier_share=part.outlier_share,
+        outlier_format=part.outlier_format,
+        name=part.name,
+    )
 
 
 def _touch(part: Any, width: int, rows: int, reads: int, work: int, weights: int = 0) -> Any:
     return ops.Elementwise(
-        elements=rows * width, reads=reads, flops_per_element=work, weight_elements=weights,
-        weight_format=part.weight_format, activation_format=part.activation_format, name=part.name,
-    )  # fmt: skip
+        elements=rows * width,
+        reads=reads,
+        flops_per_element=work,
+        weight_elements=weights,
+        weight_format=part.weight_format,
+        activation_format=part.activation_format,
+        name=part.name,
+    )
 
 
 def _count_keys(part: Attention, state: SequenceState) -> tuple[int, int, float]:
-    """(query x key pairs, tokens read, bytes read): walks the queries and the keys each of them sees."""
+    """(query x key pairs, tokens read, bytes read): walks the queries and the keys each of them
+    sees.
+    """
     new, cached, generated = state
     per_token = part.kv_bytes_per_token
     if part.kv_curve is not None:

@@ -8,7 +8,9 @@ from crosslayer.contracts.base import Value
 
 
 class Rate(Value):
-    """Peak arithmetic rate for one operand format. `sparsity`: the pattern that reaches it, None for dense."""
+    """Peak arithmetic rate for one operand format. `sparsity`: the pattern that reaches it, None
+    for dense.
+    """
 
     format: str
     flops_per_s: float = Field(gt=0)
@@ -35,7 +37,9 @@ class Port(Value):
 
 
 class HardwareSpec(Value):
-    """Peak rates by format, memories, ports, clock, area and power; None where the model has no figure."""
+    """Peak rates by format, memories, ports, clock, area and power; None where the model has no
+    figure.
+    """
 
     name: str
     rates: tuple[Rate, ...] = ()

@@ -1,10 +1,13 @@
-"""What a KV cache keeps of a sequence in one layer: everything, a window, or what an eviction policy leaves.
+"""What a KV cache keeps of a sequence in one layer: everything, a window, or what an eviction
+policy leaves.
 
-Live tokens and bytes are whole numbers, so that sums over any order of sequences are exact in float64.
+Live tokens and bytes are whole numbers, so that sums over any order of sequences are exact in
+float64.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,10 +19,11 @@ Knot = tuple[float, float, float]
 
 
 class KVCurve(Value):
-    """Live tokens and bytes over prompt tokens and over generated tokens; the two add up, then the caps hold.
+    """Live tokens and bytes over prompt tokens and over generated tokens; the two add up, then the
+    caps hold.
 
-    prompt, generated: knots (tokens, live tokens, live bytes) from (0, 0, 0) on, linear between them and
-    beyond the last two. Bytes are those of one layer, scales, tables and buffers included.
+    prompt, generated: knots (tokens, live tokens, live bytes) from (0, 0, 0) on, linear between
+    them and beyond the last two. Bytes are those of one layer, scales, tables and buffers included.
     """
 
     prompt: tuple[Knot, ...] = Field(min_length=2)
@@ -33,10 +37,11 @@ class KVCurve(Value):
         for name, knots in (("prompt", self.prompt), ("generated", self.generated)):
             if any(knots[0]):
                 raise ValueError(f"KV curve: the first knot of {name} is {knots[0]}, not (0, 0, 0)")
-            for a, b in zip(knots, knots[1:], strict=False):
+            for a, b in pairwise(knots):
                 if b[0] <= a[0] or b[1] < a[1] or b[2] < a[2] or b[1] > b[0]:
                     raise ValueError(
-                        f"KV curve: {name} knots {a} and {b} shrink or keep more tokens than there are"
+                        f"KV curve: {name} knots {a} and {b} shrink or keep more tokens than "
+                        "there are"
                     )
         return self
 
@@ -59,7 +64,9 @@ def _along(knots: tuple[Knot, ...], at: Any, column: int) -> Any:
 
 
 class AttentionClass(Value):
-    """Layers with one window, one cache policy and one KV width: their load is the same for any batch."""
+    """Layers with one window, one cache policy and one KV width: their load is the same for any
+    batch.
+    """
 
     window: int | None = None
     causal: bool = True

@@ -1,9 +1,10 @@
 """A model and a step to ops: the contract that every modelled number goes through.
 
-`templates(spec, parallel)` says once which ops a pass has, with how often each repeats; `fill` puts a step's
-numbers in, giving an op for a `StepShape` and a table of ops for a `StepTable`. `lower` is the graph of one step.
-Tensor parallelism follows Megatron-LM (arXiv 1909.08053, section 3): column-parallel then row-parallel with one
-all-reduce after each row-parallel product; the graph is that of one device, all pipeline stages in turn.
+`templates(spec, parallel)` says once which ops a pass has, with how often each repeats; `fill` puts
+a step's numbers in, giving an op for a `StepShape` and a table of ops for a `StepTable`. `lower` is
+the graph of one step. Tensor parallelism follows Megatron-LM (arXiv 1909.08053, section 3):
+column-parallel then row-parallel with one all-reduce after each row-parallel product; the graph is
+that of one device, all pipeline stages in turn.
 """
 
 from __future__ import annotations
@@ -17,8 +18,17 @@ import numpy as np
 from crosslayer.contracts import ops
 from crosslayer.contracts.formats import number_format
 from crosslayer.contracts.model import (
-    Attention, Block, Conv, Elementwise, Embedding, Linear, ModelSpec, MoE, Norm, SelectiveScan,
-)  # fmt: skip
+    Attention,
+    Block,
+    Conv,
+    Elementwise,
+    Embedding,
+    Linear,
+    ModelSpec,
+    MoE,
+    Norm,
+    SelectiveScan,
+)
 from crosslayer.contracts.ops import OpGraph, OpTable
 from crosslayer.contracts.steps import LOADS, PHASES, StepShape, StepTable
 from crosslayer.errors import InputError
@@ -59,8 +69,9 @@ class Template:
     """An op without the step's numbers.
 
     driver: what its size follows: "tokens", "logits", "sequences", "scan" (tokens and sequences) or
-    "attention". constants: fields that no step changes. scale: (field, factor) pairs; the field is the driver
-    times the factor. experts: (all, active) where a batch reads the expected distinct experts.
+    "attention". constants: fields that no step changes. scale: (field, factor) pairs; the field is
+    the driver times the factor. experts: (all, active) where a batch reads the expected distinct
+    experts.
     """
 
     op: type[Any]
@@ -82,7 +93,9 @@ class Node:
 
 
 def expected_experts(experts: int, active: int, tokens: Any) -> Any:
-    """Expected distinct experts that `tokens` tokens hit when each picks `active` of `experts` evenly."""
+    """Expected distinct experts that `tokens` tokens hit when each picks `active` of `experts`
+    evenly.
+    """
     hit = experts * (1 - (1 - active / experts) ** tokens)
     return np.round(hit * FRACTIONS_OF_AN_EXPERT) / FRACTIONS_OF_AN_EXPERT
 
@@ -107,7 +120,7 @@ def fill(template: Template, step: StepShape | StepTable) -> Any:
     return template.op(**columns)
 
 
-def lower(spec: ModelSpec, step: StepShape, parallel: Parallel = Parallel()) -> OpGraph:  # noqa: B008 (frozen)
+def lower(spec: ModelSpec, step: StepShape, parallel: Parallel = Parallel()) -> OpGraph:
     """The ops of one step on one device, with repeats and edges; equal blocks are one set of nodes.
 
     Ops without work in this step (decode attention of a pure prefill) are left out.
@@ -135,14 +148,20 @@ def lower(spec: ModelSpec, step: StepShape, parallel: Parallel = Parallel()) -> 
 
 
 def _idle(op: Any) -> bool:
-    size = {ops.Gemm: "m", ops.Attention: "queries", ops.SelectiveScan: "tokens", ops.Conv2d: "positions",
-            ops.Elementwise: "elements", ops.Collective: "payload_bytes"}[type(op)]  # fmt: skip
+    size = {
+        ops.Gemm: "m",
+        ops.Attention: "queries",
+        ops.SelectiveScan: "tokens",
+        ops.Conv2d: "positions",
+        ops.Elementwise: "elements",
+        ops.Collective: "payload_bytes",
+    }[type(op)]
     return bool(getattr(op, size) == 0)
 
 
 def unique_templates(
     spec: ModelSpec, parallel: Parallel = Parallel()
-) -> tuple[tuple[Template, int], ...]:  # noqa: B008
+) -> tuple[tuple[Template, int], ...]:
     """Every different template with how often a pass runs it: what step costing goes through."""
     counts: dict[Template, int] = {}
     for block, count in templates(spec, parallel):
@@ -236,53 +255,78 @@ class _Builder:
                 else part.heads
             )
             constants = (
-                ("channels", part.channels // share), ("state", part.state), ("groups", part.groups), ("heads", heads),
-                ("state_format", part.state_format), *formats,
-            )  # fmt: skip
+                ("channels", part.channels // share),
+                ("state", part.state),
+                ("groups", part.groups),
+                ("heads", heads),
+                ("state_format", part.state_format),
+                *formats,
+            )
             return self.add(Template(ops.SelectiveScan, "scan", constants, name=part.name), after)
         if isinstance(part, Conv):
             constants = (
-                ("in_channels", part.in_channels // share), ("out_channels", part.out_channels // share),
-                ("kernel_h", part.kernel_h), ("kernel_w", part.kernel_w), ("groups", max(1, part.groups // share)),
-                ("bias", part.bias), ("weight_format", part.weight_format), *formats,
-            )  # fmt: skip
+                ("in_channels", part.in_channels // share),
+                ("out_channels", part.out_channels // share),
+                ("kernel_h", part.kernel_h),
+                ("kernel_w", part.kernel_w),
+                ("groups", max(1, part.groups // share)),
+                ("bias", part.bias),
+                ("weight_format", part.weight_format),
+                *formats,
+            )
             scale = (("positions", part.positions), ("inputs", part.input_positions))
             return self.add(
                 Template(ops.Conv2d, part.rows, constants, scale, name=part.name), after
             )
         width, kind, reads, work = _elementwise(part)
         constants = (
-            ("kind", kind), ("reads", reads), ("flops_per_element", work),
+            ("kind", kind),
+            ("reads", reads),
+            ("flops_per_element", work),
             ("weight_elements", part.parameters if isinstance(part, Norm) else 0),
-            ("weight_format", part.weight_format), *formats,
-        )  # fmt: skip
+            ("weight_format", part.weight_format),
+            *formats,
+        )
         template = Template(
             ops.Elementwise, part.rows, constants, (("elements", width // share),), name=part.name
         )
         return self.add(template, after)
 
-    def linear(self, part: Linear, after: tuple[int, ...], notes: Any, experts: tuple[int, int] | None = None,
-               rows: str | None = None) -> tuple[int, ...]:  # fmt: skip
+    def linear(
+        self,
+        part: Linear,
+        after: tuple[int, ...],
+        notes: Any,
+        experts: tuple[int, int] | None = None,
+        rows: str | None = None,
+    ) -> tuple[int, ...]:
         k, n = part.inputs, part.outputs
         if self.ways > 1 and part.shard == "column":
-            n = self.divided(part, "outputs", n)
+            # a vocabulary is padded to a multiple of the devices (Megatron-LM), other widths not
+            head = part.rows == "logits"
+            n = -(-n // self.ways) if head else self.divided(part, "outputs", n)
             self.sharded.add(part.name)
         elif self.ways > 1 and part.shard == "row":
             k = self.divided(part, "inputs", k)
             self.sharded.discard(part.name)
         constants = (
-            ("k", k), ("n", n), ("weight_format", part.weight_format), ("activation_format", part.activation_format),
-            ("sparsity", part.sparsity), ("bias", part.bias), ("outlier_share", part.outlier_share),
-            ("outlier_format", part.outlier_format), ("annotations", part.annotations + notes),
-        )  # fmt: skip
+            ("k", k),
+            ("n", n),
+            ("weight_format", part.weight_format),
+            ("activation_format", part.activation_format),
+            ("sparsity", part.sparsity),
+            ("bias", part.bias),
+            ("outlier_share", part.outlier_share),
+            ("outlier_format", part.outlier_format),
+            ("annotations", part.annotations + notes),
+        )
         driver = rows or part.rows
         scale = (("m", experts[1] if experts else 1),)
         end = self.add(Template(ops.Gemm, driver, constants, scale, experts, name=part.name), after)
         gathers = part.shard == "column" and driver == "logits"
         if self.ways > 1 and (part.shard == "row" or gathers):
-            payload = (
-                part.outputs * number_format(part.activation_format).storage_bits / 8 * scale[0][1]
-            )
+            # experts are mixed on each device before the sum over devices: one row a token
+            payload = part.outputs * number_format(part.activation_format).storage_bits / 8
             kind = "all_gather" if gathers else "all_reduce"
             collective = (("devices", self.ways), ("kind", kind))
             self.sharded.discard(part.name)
@@ -317,8 +361,13 @@ class _Builder:
                 else:
                     width, kind, reads, work = _elementwise(piece)
                     width *= experts[1] if experts else 1
-                    constants = (("kind", kind), ("reads", reads), ("flops_per_element", work),
-                                 ("activation_format", piece.activation_format), ("annotations", piece.annotations + notes))  # fmt: skip
+                    constants = (
+                        ("kind", kind),
+                        ("reads", reads),
+                        ("flops_per_element", work),
+                        ("activation_format", piece.activation_format),
+                        ("annotations", piece.annotations + notes),
+                    )
                     scale = (("elements", width / self.ways),)
                     end = self.add(
                         Template(ops.Elementwise, part.rows, constants, scale, name=piece.name),
@@ -337,16 +386,25 @@ class _Builder:
         if self.ways > 1:
             self.sharded.add(part.name)
         constants = (
-            ("heads", heads), ("kv_heads", kv_heads), ("head_dim", part.head_dim), ("value_dim", part.values),
-            ("causal", part.causal), ("kv_format", part.kv_format), *formats,
-        )  # fmt: skip
+            ("heads", heads),
+            ("kv_heads", kv_heads),
+            ("head_dim", part.head_dim),
+            ("value_dim", part.values),
+            ("causal", part.causal),
+            ("kv_format", part.kv_format),
+            *formats,
+        )
         c = self.spec.attention_classes.index(part.attention_class)
         ends: tuple[int, ...] = ()
         for p, phase in enumerate(PHASES):
             template = Template(
-                ops.Attention, "attention", (*constants, ("phase", phase)), load=(c, p), kv_share=kv_heads / part.kv_heads,
+                ops.Attention,
+                "attention",
+                (*constants, ("phase", phase)),
+                load=(c, p),
+                kv_share=kv_heads / part.kv_heads,
                 name=f"{part.name}.{phase}",
-            )  # fmt: skip
+            )
             ends += self.add(template, after)
         return ends
 

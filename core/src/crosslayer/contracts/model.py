@@ -1,7 +1,9 @@
-"""What a model is made of: blocks of parts with shapes, formats, sparsity and the path of the live module.
+"""What a model is made of: blocks of parts with shapes, formats, sparsity and the path of the live
+module.
 
-The spec says how the model ships. Every number that is modelled anywhere starts from here, so `parameters`
-equals the live module's count exactly and `weight_bytes` counts packed bits with scales and indices.
+The spec says how the model ships. Every number that is modelled anywhere starts from here, so
+`parameters` equals the live module's count exactly and `weight_bytes` counts packed bits with
+scales and indices.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ Rows = Literal["tokens", "logits", "sequences"]
 
 
 class _Part(Value):
-    """name: unique in its block. path: the live module (None: no weights). rows: which rows it works on.
+    """name: unique in its block. path: the live module (None: no weights). rows: which rows it
+    works on.
 
     after: the parts whose results it takes; None is the part before it, () the block's input.
     Formats are names of `contracts.formats`; activation_format is how results travel between parts.
@@ -51,7 +54,7 @@ class _Part(Value):
 
     @property
     def parameters(self) -> int:
-        """Elements of the live module's parameters, shared ones counted where they are first used."""
+        """Elements of the live module's parameters; shared ones count where they are first used."""
         return 0
 
     @property
@@ -79,9 +82,9 @@ class Embedding(_Part):
 class Linear(_Part):
     """y = x W^T + b with W [outputs, inputs]; N:M groups and scales run along the inputs.
 
-    tied: W belongs to another part (a tied LM head) and is read but not stored again. shard: how tensor
-    parallelism splits it ("column": outputs, "row": inputs). outlier_share of the input elements travel in
-    outlier_format. The bias ships in activation_format.
+    tied: W belongs to another part (a tied LM head) and is read but not stored again. shard: how
+    tensor parallelism splits it ("column": outputs, "row": inputs). outlier_share of the input
+    elements travel in outlier_format. The bias ships in activation_format.
     """
 
     kind: Literal["linear"] = "linear"
@@ -100,7 +103,8 @@ class Linear(_Part):
             pattern = NMSparsity.parse(self.sparsity)
             if self.inputs % pattern.m:
                 raise ValueError(
-                    f"{self.name}: {self.inputs} inputs do not divide into groups of {pattern.m} ({self.sparsity})"
+                    f"{self.name}: {self.inputs} inputs do not divide into groups of "
+                    f"{pattern.m} ({self.sparsity})"
                 )
         if self.outlier_share and self.outlier_format is None:
             raise ValueError(f"{self.name}: an outlier share needs its outlier_format")
@@ -120,7 +124,7 @@ class Linear(_Part):
 
 
 class Norm(_Part):
-    """A norm over `width` features (or `copies` of them, e.g. one a head); weight and maybe bias."""
+    """A norm over `width` features (`copies`: how many, e.g. one a head); weight, maybe bias."""
 
     kind: Literal["norm"] = "norm"
     width: int = Field(gt=0)
@@ -134,7 +138,7 @@ class Norm(_Part):
 
 
 class Elementwise(_Part):
-    """Activations, gates and residual additions: `width` results a row from `reads` operands each."""
+    """Activations, gates, residual additions: `width` results a row, from `reads` operands each."""
 
     kind: Literal["elementwise"] = "elementwise"
     function: str = "add"
@@ -192,7 +196,8 @@ class Attention(_Part):
 class SelectiveScan(_Part):
     """The state-space recurrence with its own parameters (A, D, the dt bias).
 
-    heads: None for Mamba (A [channels, state], D [channels]); Mamba-2 shares A, D, dt bias per head.
+    heads: None for Mamba (A [channels, state], D [channels]); Mamba-2 shares A, D, dt bias per
+    head.
     """
 
     kind: Literal["selective_scan"] = "selective_scan"
@@ -214,9 +219,11 @@ class SelectiveScan(_Part):
 
 
 class Conv(_Part):
-    """A convolution; positions and input_positions are spatial positions a row (1 for causal conv over tokens).
+    """A convolution; positions and input_positions are spatial positions a row (1 for causal conv
+    over tokens).
 
-    cached: positions a sequence keeps between steps (a causal convolution's kernel - 1 last inputs).
+    cached: positions a sequence keeps between steps (a causal convolution's kernel - 1 last
+    inputs).
     """
 
     kind: Literal["conv"] = "conv"
@@ -244,7 +251,9 @@ class Conv(_Part):
 
 
 class MoE(_Part):
-    """`active` of `experts` copies of `expert` run for each token; shared parts run for all; router first."""
+    """`active` of `experts` copies of `expert` run for each token; shared parts run for all; router
+    first.
+    """
 
     kind: Literal["moe"] = "moe"
     experts: int = Field(gt=0)
@@ -300,7 +309,8 @@ class Block(Value):
             unknown = set(part.after or ()) - seen
             if unknown:
                 raise ValueError(
-                    f"{self.name}.{part.name}: after names {sorted(unknown)}, which do not come before it"
+                    f"{self.name}.{part.name}: after names {sorted(unknown)}, which do not "
+                    "come before it"
                 )
             if part.name in seen:
                 raise ValueError(f"{self.name}: two parts are called {part.name!r}")
@@ -335,8 +345,8 @@ class ModelSpec(Value):
     def from_hf_config(cls, config: Mapping[str, Any], *, name: str | None = None) -> ModelSpec:
         """The spec of a transformers config.json given as a plain dict; needs no transformers.
 
-        Missing keys take that model type's defaults. Errors: InputError for an unknown model_type or a value
-        that makes no model.
+        Missing keys take that model type's defaults. Errors: InputError for an unknown model_type
+        or a value that makes no model.
         """
         from crosslayer.contracts.hf_config import spec_from_config
 
@@ -381,7 +391,9 @@ class ModelSpec(Value):
         )
 
     def parts(self, *kinds: type[Any]) -> Iterator[tuple[str, Any]]:
-        """(block name, part) of the given classes, experts' and routers' linears included; all if none given."""
+        """(block name, part) of the given classes, experts' and routers' linears included; all if
+        none given.
+        """
         for block in self.blocks:
             for part in block.parts:
                 if not kinds or isinstance(part, kinds):
@@ -392,7 +404,9 @@ class ModelSpec(Value):
                             yield block.name, inner
 
     def map_parts(self, change: Any) -> ModelSpec:
-        """A copy with `change(block, part)` in place of each part; MoE's inner parts go through it too."""
+        """A copy with `change(block, part)` in place of each part; MoE's inner parts go through it
+        too.
+        """
         blocks = []
         for block in self.blocks:
             parts = []

@@ -1,9 +1,10 @@
-"""Ops: what an accelerator model prices. An op is a row; an `OpTable` holds the same fields as columns.
+"""Ops: what an accelerator model prices. An op is a row; an `OpTable` holds the same fields as
+columns.
 
-`flops(op)` and `moved_bytes(op)` are plain functions of the fields, so they take an op and get a number, or
-take a table and get a column. Numeric fields may be fractional (an expected number of experts, mean keys a
-query). FLOPs are dense-equivalent: a pruned Gemm counts the multiplications of its dense shape, as
-torch.utils.flop_counter does; `effective_flops` leaves the pruned ones out.
+`flops(op)` and `moved_bytes(op)` are plain functions of the fields, so they take an op and get a
+number, or take a table and get a column. Numeric fields may be fractional (an expected number of
+experts, mean keys a query). FLOPs are dense-equivalent: a pruned Gemm counts the multiplications of
+its dense shape, as torch.utils.flop_counter does; `effective_flops` leaves the pruned ones out.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ Annotations = tuple[tuple[str, float | str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """[m, k] x [k, n] -> [m, n]; `m` counts the rows over all groups, each group has its own [k, n].
+    """[m, k] x [k, n] -> [m, n]; `m` counts the rows over all groups, each group has its own [k,
+    n].
 
-    `stationary`: the second operand is a stored "weight", or an "activation" made in this step (then it is
-    dense, in `weight_format`). `groups` may be fractional: the distinct experts a batch is expected to hit.
-    `outlier_share` of the activation elements travel in `outlier_format`.
+    `stationary`: the second operand is a stored "weight", or an "activation" made in this step
+    (then it is dense, in `weight_format`). `groups` may be fractional: the distinct experts a batch
+    is expected to hit. `outlier_share` of the activation elements travel in `outlier_format`.
     """
 
     m: float
@@ -48,8 +50,9 @@ class Gemm:
 class Attention:
     """Scores and weighted sum of one layer for a batch of sequences in one phase.
 
-    queries: new tokens over all sequences. pairs: query x key pairs that are computed, a head. kv_tokens and
-    kv_bytes: what is read of the cache, the new tokens included. The new tokens' K and V are written too.
+    queries: new tokens over all sequences. pairs: query x key pairs that are computed, a head.
+    kv_tokens and kv_bytes: what is read of the cache, the new tokens included. The new tokens' K
+    and V are written too.
     """
 
     sequences: float
@@ -68,17 +71,25 @@ class Attention:
     annotations: Annotations = ()
     name: str = ""
     numeric: ClassVar[tuple[str, ...]] = (
-        "sequences", "queries", "pairs", "kv_tokens", "kv_bytes",
-        "heads", "kv_heads", "head_dim", "value_dim",
-    )  # fmt: skip
+        "sequences",
+        "queries",
+        "pairs",
+        "kv_tokens",
+        "kv_bytes",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "value_dim",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SelectiveScan:
     """The recurrence of a state-space block: h = exp(dt A) h + dt B x, y = C h + D x.
 
-    channels x state per sequence is the recurrent state, read and written once a step. `heads` is None where
-    each channel has its own dt and A (Mamba), the number of heads where they are shared (Mamba-2).
+    channels x state per sequence is the recurrent state, read and written once a step. `heads` is
+    None where each channel has its own dt and A (Mamba), the number of heads where they are shared
+    (Mamba-2).
     """
 
     tokens: float
@@ -96,7 +107,9 @@ class SelectiveScan:
 
 @dataclass(frozen=True, slots=True)
 class CircularConvolution:
-    """`vectors` circular convolutions (binding) of dimension `dim`: y[i] = sum_j a[j] b[(i - j) mod dim]."""
+    """`vectors` circular convolutions (binding) of dimension `dim`: y[i] = sum_j a[j] b[(i - j) mod
+    dim].
+    """
 
     vectors: float
     dim: int
@@ -108,7 +121,8 @@ class CircularConvolution:
 
 @dataclass(frozen=True, slots=True)
 class Conv2d:
-    """A convolution; `positions` are output positions (batch x height x width), `inputs` input positions.
+    """A convolution; `positions` are output positions (batch x height x width), `inputs` input
+    positions.
 
     A 1-D convolution has kernel_h = 1. Depthwise: groups = in_channels.
     """
@@ -126,13 +140,21 @@ class Conv2d:
     annotations: Annotations = ()
     name: str = ""
     numeric: ClassVar[tuple[str, ...]] = (
-        "positions", "inputs", "in_channels", "out_channels", "kernel_h", "kernel_w", "groups",
-    )  # fmt: skip
+        "positions",
+        "inputs",
+        "in_channels",
+        "out_channels",
+        "kernel_h",
+        "kernel_w",
+        "groups",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
-    """Norms, activations, gates, additions, embedding look-ups: `elements` outputs, `reads` operands each."""
+    """Norms, activations, gates, additions, embedding look-ups: `elements` outputs, `reads`
+    operands each.
+    """
 
     elements: float
     kind: str = "add"
@@ -144,8 +166,11 @@ class Elementwise:
     annotations: Annotations = ()
     name: str = ""
     numeric: ClassVar[tuple[str, ...]] = (
-        "elements", "reads", "flops_per_element", "weight_elements",
-    )  # fmt: skip
+        "elements",
+        "reads",
+        "flops_per_element",
+        "weight_elements",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +189,8 @@ Op = Gemm | Attention | SelectiveScan | CircularConvolution | Conv2d | Elementwi
 
 
 class OpTable:
-    """Many ops of one type: numeric fields are columns (or one number for all rows), the rest is common.
+    """Many ops of one type: numeric fields are columns (or one number for all rows), the rest is
+    common.
 
     `table.m` is the column, `table.row(i)` the op, `len(table)` the rows. Columns are float64.
     """
@@ -230,15 +256,17 @@ def op_type(op: Op | OpTable) -> type[Any]:
 
 
 def flops(op: Any) -> Any:
-    """Floating-point operations, dense-equivalent (a multiply and an add are two); a column for a table."""
+    """Floating-point operations, dense-equivalent (a multiply and an add are two); a column for a
+    table.
+    """
     kind = op_type(op)
     if kind is Gemm:
         return 2 * op.m * op.k * op.n
     if kind is Attention:
         return 2 * op.pairs * op.heads * (op.head_dim + op.value_dim)
     if kind is SelectiveScan:
-        # a channel and state: dA h, + dt B x, C h and its sum; dt A and exp too unless a head shares them;
-        # a channel: dt x, D x and its sum
+        # a channel and state: dA h, + dt B x, C h and its sum; dt A and exp too unless a head
+        # shares them; a channel: dt x, D x and its sum
         return op.tokens * op.channels * ((7 if op.heads is None else 5) * op.state + 3)
     if kind is CircularConvolution:
         return 2 * op.vectors * op.dim * op.dim
@@ -277,7 +305,9 @@ def weight_bytes(op: Any) -> Any:
 
 
 def activation_bytes(op: Any) -> Any:
-    """Bytes of operands and results that are not stored weights (KV cache and recurrent state included)."""
+    """Bytes of operands and results that are not stored weights (KV cache and recurrent state
+    included).
+    """
     kind = op_type(op)
     if kind is Collective:
         return op.payload_bytes
@@ -311,27 +341,34 @@ def moved_bytes(op: Any) -> Any:
 
 
 def in_plain_parts(op: Any) -> tuple[Any, ...]:
-    """A refused op in simpler ops, offered once before the fallback; () where there is nothing simpler.
+    """A refused op in simpler ops, offered once before the fallback; () where there is nothing
+    simpler.
 
-    Conv2d becomes the Gemm of its im2col form. Attention becomes two Gemms against the whole KV cache of a
-    sequence and KV head, with as many rows as give the op's query x key pairs: FLOPs and KV reads are the op's,
-    and a batch of unequal sequences costs what they cost one by one. Elementwise parts (softmax, im2col copies)
-    are left out of the count. A table gives tables.
+    Conv2d becomes the Gemm of its im2col form. Attention becomes two Gemms against the whole KV
+    cache of a sequence and KV head, with as many rows as give the op's query x key pairs: FLOPs and
+    KV reads are the op's, and a batch of unequal sequences costs what they cost one by one.
+    Elementwise parts (softmax, im2col copies) are left out of the count. A table gives tables.
     """
     kind = op_type(op)
     if kind is Conv2d and op.groups == 1:
-        return (
-            _like(
-                op, m=op.positions, k=op.kernel_h * op.kernel_w * op.in_channels, n=op.out_channels,
-                weight_format=op.weight_format, bias=op.bias, name=op.name,
-            ),
-        )  # fmt: skip
+        return _like(
+            op,
+            m=op.positions,
+            k=op.kernel_h * op.kernel_w * op.in_channels,
+            n=op.out_channels,
+            weight_format=op.weight_format,
+            bias=op.bias,
+            name=op.name,
+        )
     if kind is Attention:
         keys = op.kv_tokens / np.maximum(op.sequences, 1)
         rows = op.pairs * op.heads / np.maximum(keys, 1)
         common = {
-            "m": rows, "groups": op.sequences * op.kv_heads, "stationary": "activation", "weight_format": op.kv_format,
-        }  # fmt: skip
+            "m": rows,
+            "groups": op.sequences * op.kv_heads,
+            "stationary": "activation",
+            "weight_format": op.kv_format,
+        }
         return (
             _like(op, k=op.head_dim, n=keys, name=f"{op.name}.scores", **common),
             _like(op, k=keys, n=op.value_dim, name=f"{op.name}.values", **common),
@@ -340,7 +377,7 @@ def in_plain_parts(op: Any) -> tuple[Any, ...]:
 
 
 def _like(op: Any, **columns: Any) -> Any:
-    """A Gemm, or a table of Gemms if `op` is a table, that keeps the op's formats and annotations."""
+    """A Gemm, or a table of Gemms if `op` is a table, with the op's formats and annotations."""
     columns |= {"activation_format": op.activation_format, "annotations": op.annotations}
     return OpTable(Gemm, columns, rows=len(op)) if isinstance(op, OpTable) else Gemm(**columns)
 
@@ -349,7 +386,8 @@ def _like(op: Any, **columns: Any) -> Any:
 class OpGraph:
     """Ops with how often each repeats (one after the other) and edges (from, to) by position.
 
-    Nodes are in topological order: every edge goes forward. Seconds of a node count `repeats` times.
+    Nodes are in topological order: every edge goes forward. Seconds of a node count `repeats`
+    times.
     """
 
     nodes: tuple[Op, ...]

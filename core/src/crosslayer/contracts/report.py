@@ -13,11 +13,13 @@ Cell = str | float | int | bool | None
 
 
 class Metric(Value):
-    """One number. `provenance`: measured (ran here), recorded (somebody's real run or outputs), modelled (came
-    out of a model), published (from a paper); `source` names the run, the data, the model or the paper.
+    """One number. `provenance`: measured (ran here), recorded (somebody's real run or outputs),
+    modelled (came out of a model), published (from a paper); `source` names the run, the data, the
+    model or the paper.
 
     `interval`: (low, high) at `confidence`. `better`: which direction is an improvement.
-    `wall_clock`: a time of this machine, which no second run repeats; it lives in run.json, not report.json.
+    `wall_clock`: a time of this machine, which no second run repeats; it lives in run.json, not
+    report.json.
     """
 
     name: str = Field(min_length=1)
@@ -43,7 +45,9 @@ class Metric(Value):
 
 
 class Column(Value):
-    """A column's name, unit ("" for text) and the provenance of its numbers (None for text and counts)."""
+    """A column's name, unit ("" for text) and the provenance of its numbers (None for text and
+    counts).
+    """
 
     name: str
     unit: str = ""
@@ -64,13 +68,16 @@ class Table(Value):
         for i, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"table {self.name}: row {i} has {len(row)} cells for {len(self.columns)} columns"
+                    f"table {self.name}: row {i} has {len(row)} cells for {len(self.columns)} "
+                    "columns"
                 )
         return self
 
 
 class Series(Value):
-    """One line, set of points or bars of a figure; `x` may be labels. `low`, `high`: an interval a point."""
+    """One line, set of points or bars of a figure; `x` may be labels. `low`, `high`: an interval a
+    point.
+    """
 
     label: str
     x: tuple[float, ...] | tuple[str, ...]
@@ -111,7 +118,9 @@ class Figure(Value):
 
 
 class WrittenFile(Value):
-    """A file that a step wrote, relative to the run directory; `name` is what `trace = "@step/name"` uses."""
+    """A file that a step wrote, relative to the run directory; `name` is what `trace =
+    "@step/name"` uses.
+    """
 
     name: str
     path: str

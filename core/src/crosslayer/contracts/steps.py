@@ -1,9 +1,10 @@
 """The shape of one forward pass over a mixed batch: all that its cost depends on.
 
-A batch is a list of sequences, each `(new, cached_prompt, generated)`: tokens fed in this pass, prompt tokens
-already in the cache, generated tokens already in the cache. Prefill, decode, chunked prefill and any mixture
-are just steps. A sequence decodes if it has generated tokens, or feeds one token onto a cached prompt; else it
-prefills: attention over the two kinds is too different to be averaged.
+A batch is a list of sequences, each `(new, cached_prompt, generated)`: tokens fed in this pass,
+prompt tokens already in the cache, generated tokens already in the cache. Prefill, decode, chunked
+prefill and any mixture are just steps. A sequence decodes if it has generated tokens, or feeds one
+token onto a cached prompt; else it prefills: attention over the two kinds is too different to be
+averaged.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Logits = Literal["last", "all", "none"]
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """tokens, rows that reach the LM head, sequences; loads[class][phase] = the five numbers of `LOADS`.
+    """tokens, rows that reach the LM head, sequences; loads[class][phase] = the five numbers of
+    `LOADS`.
 
     Classes are `spec.attention_classes`, in order; phases are `PHASES`. kv_bytes are one layer's.
     """
@@ -60,7 +62,9 @@ class StepShape:
 
 @dataclass(frozen=True, slots=True)
 class StepTable:
-    """Many steps in columns: tokens, logits_rows, sequences [steps]; loads [classes, phases, loads, steps]."""
+    """Many steps in columns: tokens, logits_rows, sequences [steps]; loads [classes, phases, loads,
+    steps].
+    """
 
     tokens: NDArray[np.float64]
     logits_rows: NDArray[np.float64]
@@ -82,17 +86,19 @@ class StepTable:
         steps: int | None = None,
         logits: Logits | ArrayLike = "last",
     ) -> StepTable:
-        """Columns over sequences [n]; `step[i]` says in which step sequence i takes part (None: one step each).
+        """Columns over sequences [n]; `step[i]` says in which step sequence i takes part (None: one
+        step each).
 
-        logits: one row for each sequence ("last"), for each token ("all"), none, or rows for each sequence [n].
-        Errors: ValueError for negative counts or columns of different length.
+        logits: one row for each sequence ("last"), for each token ("all"), none, or rows for each
+        sequence [n]. Errors: ValueError for negative counts or columns of different length.
         """
         new_, cached, made = (
             np.asarray(column, dtype=np.int64) for column in (new, cached_prompt, generated)
         )
         if not len(new_) == len(cached) == len(made):
             raise ValueError(
-                f"columns differ in length: {len(new_)} new, {len(cached)} cached, {len(made)} generated"
+                f"columns differ in length: {len(new_)} new, {len(cached)} cached, {len(made)} "
+                "generated"
             )
         if len(new_) and min(new_.min(), cached.min(), made.min()) < 0:
             raise ValueError("token counts of a step cannot be negative")
@@ -143,18 +149,22 @@ class StepTable:
             for c in range(self.loads.shape[0])
         )
         return StepShape(
-            float(self.tokens[index]), float(self.logits_rows[index]), float(self.sequences[index]),
+            float(self.tokens[index]),
+            float(self.logits_rows[index]),
+            float(self.sequences[index]),
             loads,  # type: ignore[arg-type]
-        )  # fmt: skip
+        )
 
 
 def attention_load(
     attention_class: AttentionClass, new: Any, cached: Any, generated: Any
 ) -> tuple[Any, Any, Any, Any]:
-    """(queries, pairs, KV tokens read, KV bytes read) of sequences in one layer; numbers or columns.
+    """(queries, pairs, KV tokens read, KV bytes read) of sequences in one layer; numbers or
+    columns.
 
-    Query i of n (from 1) sees the live cache and the new keys up to its own, at most `window` of them; without
-    a causal mask every query sees all. Eviction acts between passes, never inside one.
+    Query i of n (from 1) sees the live cache and the new keys up to its own, at most `window` of
+    them; without a causal mask every query sees all. Eviction acts between passes, never inside
+    one.
     """
     live, live_bytes = attention_class.live(cached, generated)
     per_token = attention_class.kv_bytes_per_token

@@ -129,7 +129,8 @@ def a_larger_op_never_costs_less(subject: Subject) -> None:
             a, b = getattr(small, name), getattr(large, name)
             if a is not None and b is not None and b < a:
                 raise CheckFailed(
-                    f"{name} of {type(op).__name__} {op.name!r} fall from {a} to {b} when all dimensions double"
+                    f"{name} of {type(op).__name__} {op.name!r} fall from {a} to {b} when all "
+                    "dimensions double"
                 )
 
 
@@ -163,7 +164,7 @@ def columns_agree_with_single_ops(subject: Subject) -> None:
 
 @check("accelerator_model")
 def a_graph_lies_between_its_critical_path_and_its_sum(subject: Subject) -> None:
-    """`estimate_graph`, where offered: overlap saves time, but not below the longest chain of ops."""
+    """`estimate_graph`, where offered: overlap saves time, but never below the longest chain."""
     accelerator = subject.build()
     if not hasattr(accelerator, "estimate_graph"):
         return
@@ -185,12 +186,13 @@ def a_graph_lies_between_its_critical_path_and_its_sum(subject: Subject) -> None
 
 @check("accelerator_model")
 def the_hardware_is_described_with_sources(subject: Subject) -> None:
-    """`describe` names the hardware, and every rate, memory and port says where its figure is from."""
+    """`describe` names the hardware; every rate, memory and port says where its figure is from."""
     spec = subject.build().describe()
     if not isinstance(spec, HardwareSpec):
         raise CheckFailed(f"describe returns a {type(spec).__name__}, not a HardwareSpec")
     for part in (*spec.rates, *spec.memories, *spec.ports):
         if not part.source.strip():
             raise CheckFailed(
-                f"{type(part).__name__} {getattr(part, 'name', getattr(part, 'format', ''))!r} has no source"
+                f"{type(part).__name__} {getattr(part, 'name', getattr(part, 'format', ''))!r} "
+                "has no source"
             )

@@ -26,7 +26,9 @@ class CheckFailed(AssertionError):
 
 @dataclass
 class Subject:
-    """The component under test with its parameters; results that several checks look at are made once."""
+    """The component under test with its parameters; results that several checks look at are made
+    once.
+    """
 
     registry: Registry
     kind: str
@@ -61,9 +63,11 @@ class Subject:
         return self.made[name]
 
     def in_worker(self, code: str, **values: Any) -> Any:
-        """Run code in a new process with `subject` (registry, kind, use, parameters) rebuilt from JSON.
+        """Run code in a new process with `subject` (registry, kind, use, parameters) rebuilt from
+        JSON.
 
-        The code sets `result`, which comes back as JSON. Raises CheckFailed with the worker's last line.
+        The code sets `result`, which comes back as JSON. Raises CheckFailed with the worker's last
+        line.
         """
         setup = (
             "import json, sys\n"
@@ -78,9 +82,14 @@ class Subject:
             "CROSSLAYER_PLUGINS": self.registered.origin.entry_point,
         }
         done = subprocess.run(
-            [sys.executable, "-c", setup], input=json.dumps(given), capture_output=True, text=True, env=environment,
-            cwd=self.scratch, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", setup],
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=self.scratch,
+            check=False,
+        )
         if done.returncode:
             raise CheckFailed(
                 f"in a new process: {(done.stderr.strip().splitlines() or ['it died'])[-1]}"
@@ -153,8 +162,8 @@ def checks_for(
 ) -> tuple[BoundCheck, ...]:
     """The checks for one component, ready to call.
 
-    use: its name, with a preset if it has any. kind: only where two kinds share the name. parameters: what has no
-    default. Errors: InputError for a name that is not registered.
+    use: its name, with a preset if it has any. kind: only where two kinds share the name.
+    parameters: what has no default. Errors: InputError for a name that is not registered.
     """
     from crosslayer.testing import accelerators, listing, models, serving, transforms  # noqa: F401 (they register)
 
@@ -181,7 +190,9 @@ def _with_preset(registry: Registry, kind: str, use: str) -> str:
 def check_plugin(
     name: str, *, parameters: Mapping[str, Any] | None = None, registry: Registry | None = None
 ) -> tuple[CheckResult, ...]:
-    """Run every check on a component and return what each said; a crash of the component is a finding too."""
+    """Run every check on a component and return what each said; a crash of the component is a
+    finding too.
+    """
     results = []
     for bound in checks_for(name, parameters=parameters, registry=registry):
         message = ""
@@ -191,7 +202,7 @@ def check_plugin(
             message = str(failed)
         except CrosslayerError as error:
             message = f"{bound.check.name}: {error}"
-        except Exception as error:  # noqa: BLE001 (the component's own failure is the result)
+        except Exception as error:
             message = f"{bound.check.name}: {type(error).__name__}: {error}"
         results.append(
             CheckResult(bound.subject.use, bound.subject.kind, bound.check.name, message)

@@ -1,4 +1,6 @@
-"""Checks of every component: listing is light, parameters are documented and strict, workers can rebuild it."""
+"""Checks of every component: listing is light, parameters are documented and strict, workers can
+rebuild it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def listing_imports_nothing_heavy(subject: Subject) -> None:
     )
     if loaded:
         raise CheckFailed(
-            f"listing it imports {', '.join(loaded)}; keep plugin.py and the params module free of heavy imports"
+            f"listing it imports {', '.join(loaded)}; keep plugin.py and the params module "
+            "free of heavy imports"
         )
 
 
@@ -89,7 +92,8 @@ def wrong_parameters_are_refused(subject: Subject) -> None:
                 ) from error
         else:
             raise CheckFailed(
-                f"{key} = {value!r} is accepted; set extra='forbid' and let no validator convert text"
+                f"{key} = {value!r} is accepted; set extra='forbid' and let no validator "
+                "convert text"
             )
 
 

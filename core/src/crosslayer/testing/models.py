@@ -39,7 +39,9 @@ def _stack() -> Stack:
 
 
 def check_report(report: object) -> None:
-    """Names are unique, and every metric says its unit, provenance and source (the contract checks their form)."""
+    """Names are unique, and every metric says its unit, provenance and source (the contract checks
+    their form).
+    """
     if not isinstance(report, Report):
         raise CheckFailed(f"it returns a {type(report).__name__}, not a Report")
     if not report.metrics:

@@ -53,21 +53,32 @@ def _results(request: Request, calls: tuple[LLMCall, ...]) -> tuple[CallResult, 
         answer = _Answers().answer(call, 0)
         end = request.arrival_ns + (i + 1) * 1_000_000
         finished = FinishedCall(
-            call_id=call.id, submitted_ns=request.arrival_ns, started_ns=request.arrival_ns,
-            first_token_ns=end, finished_ns=end, output_tokens=answer.output_tokens, instance=call.model or "small",
-        )  # fmt: skip
+            call_id=call.id,
+            submitted_ns=request.arrival_ns,
+            started_ns=request.arrival_ns,
+            first_token_ns=end,
+            finished_ns=end,
+            output_tokens=answer.output_tokens,
+            instance=call.model or "small",
+        )
         made.append(
             CallResult(
-                call=call, finished=finished, prompt_tokens=call.prompt_tokens, output_tokens=answer.output_tokens,
-                text=answer.text, answer=answer.answer,
+                call=call,
+                finished=finished,
+                prompt_tokens=call.prompt_tokens,
+                output_tokens=answer.output_tokens,
+                text=answer.text,
+                answer=answer.answer,
             )
-        )  # fmt: skip
+        )
     return tuple(made)
 
 
 @check("serving_policy")
 def planning_and_deciding_are_pure(subject: Subject) -> None:
-    """The same request, pool and results give the same plan and decision, however often they are asked for."""
+    """The same request, pool and results give the same plan and decision, however often they are
+    asked for.
+    """
     policy = subject.build()
     for request in REQUESTS:
         first, second = policy.plan(request, POOL), policy.plan(request, POOL)
@@ -79,7 +90,8 @@ def planning_and_deciding_are_pure(subject: Subject) -> None:
         for n in range(1, len(results) + 1):
             if policy.decide(request, results[:n]) != policy.decide(request, results[:n]):
                 raise CheckFailed(
-                    f"two decisions on {n} results of {request.id} differ; keep no state between calls"
+                    f"two decisions on {n} results of {request.id} differ; keep no state "
+                    "between calls"
                 )
 
 
@@ -120,7 +132,9 @@ def same_seed_same_simulation(subject: Subject) -> None:
 
 @check("simulator")
 def a_simulation_writes_only_into_its_output_folder(subject: Subject) -> None:
-    """Everything a step writes is in the run directory or the cache; each file is named in the report."""
+    """Everything a step writes is in the run directory or the cache; each file is named in the
+    report.
+    """
     context = subject.context("writes")
     with watched_writes() as seen:
         report = subject.build().simulate(_stack(), RequestTrace.from_requests(REQUESTS), context)

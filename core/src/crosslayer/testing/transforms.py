@@ -11,9 +11,16 @@ from crosslayer.testing.kit import SEED, CheckFailed, Subject, check
 from crosslayer.testing.writes import strays, watched_writes
 
 TINY = {
-    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 320, "max_position_embeddings": 2048, "tie_word_embeddings": True,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 320,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
 
 
 def tiny_model() -> ModelArtifact:
@@ -81,13 +88,16 @@ def same_seed_same_model(subject: Subject) -> None:
         second.figures,
     ):
         raise CheckFailed(
-            "two runs report different numbers; wall-clock figures do not belong in a transform's metrics"
+            "two runs report different numbers; wall-clock figures do not belong in a "
+            "transform's metrics"
         )
 
 
 @check("model_transform")
 def the_live_weights_are_what_the_spec_ships(subject: Subject) -> None:
-    """Each live weight packs in the spec's format and sparsity and comes back bit for bit, in the spec's size."""
+    """Each live weight packs in the spec's format and sparsity and comes back bit for bit, in the
+    spec's size.
+    """
     _, result, _ = _transformed(subject)
     if result.live is None:
         raise CheckFailed("it got a live model and returns none")
@@ -111,7 +121,8 @@ def the_live_weights_are_what_the_spec_ships(subject: Subject) -> None:
             raise CheckFailed(f"{where} does not pack: {error}") from error
         if unpack(packed).tobytes() != weight.tobytes():
             raise CheckFailed(
-                f"{where}: the live weight is not what its packed form holds; round it, and prune to +0.0"
+                f"{where}: the live weight is not what its packed form holds; round it, and "
+                "prune to +0.0"
             )
         bias = part.outputs * 2 if isinstance(part, Linear) and part.bias else 0
         if not isinstance(part, Conv) and packed.nbytes + bias != part.weight_bytes:
@@ -129,14 +140,18 @@ def a_spec_alone_is_enough_without_torch(subject: Subject) -> None:
         "    sys.modules[name] = None  # importing it raises ImportError\n"
         "import importlib.util, pathlib\n"
         "real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, package=None: object() if name in ('torch', 'transformers') else real(name, package)\n"
+        "importlib.util.find_spec = lambda name, package=None: object() if name in ('torch', "
+        "'transformers') else real(name, package)\n"
         "from crosslayer.contracts.model import ModelSpec\n"
         "from crosslayer.kinds import ModelArtifact, RunContext\n"
         "built = discover().build(given['kind'], given['use'], given['parameters'])\n"
-        "out = built.transform(ModelArtifact(ModelSpec.from_json(given['spec'])), RunContext(seed=7, output=pathlib.Path(given['output'])))\n"
-        "result = {'spec': out.spec.to_json(), 'live': out.live is not None, 'measured': [m.name for m in out.metrics if m.provenance in ('measured', 'recorded')]}",
-        spec=spec.to_json(), output=str(subject.context("spec").output),
-    )  # fmt: skip
+        "out = built.transform(ModelArtifact(ModelSpec.from_json(given['spec'])), "
+        "RunContext(seed=7, output=pathlib.Path(given['output'])))\n"
+        "result = {'spec': out.spec.to_json(), 'live': out.live is not None, 'measured': "
+        "[m.name for m in out.metrics if m.provenance in ('measured', 'recorded')]}",
+        spec=spec.to_json(),
+        output=str(subject.context("spec").output),
+    )
     if found["live"]:
         raise CheckFailed("it makes a live model of a spec alone")
     if found["measured"]:
@@ -151,7 +166,9 @@ def a_spec_alone_is_enough_without_torch(subject: Subject) -> None:
 
 @check("model_transform")
 def a_cached_result_is_restored_exactly(subject: Subject) -> None:
-    """`restore`, where offered, gives the transformed model back from the input and the files written."""
+    """`restore`, where offered, gives the transformed model back from the input and the files
+    written.
+    """
     restore = getattr(subject.build(), "restore", None)
     if restore is None:
         return
@@ -188,7 +205,8 @@ def it_adds_itself_to_the_history(subject: Subject) -> None:
     added = result.history[len(model.history) :]
     if result.history[: len(model.history)] != model.history or len(added) != 1:
         raise CheckFailed(
-            f"history grew from {len(model.history)} to {len(result.history)} entries; add exactly one"
+            f"history grew from {len(model.history)} to {len(result.history)} entries; add "
+            "exactly one"
         )
     if added[0][0] != subject.registered.component.name:
         raise CheckFailed(

@@ -45,9 +45,12 @@ class Toy:
     def estimate_many(self, table: ops.OpTable) -> CostTable:
         rows = np.ones(len(table))
         return CostTable(
-            self.seconds(table) * rows, self.joules(table) * rows, ops.flops(table) * rows,
-            ops.moved_bytes(table) * rows, np.zeros(len(table), dtype=np.int8),
-        )  # fmt: skip
+            self.seconds(table) * rows,
+            self.joules(table) * rows,
+            ops.flops(table) * rows,
+            ops.moved_bytes(table) * rows,
+            np.zeros(len(table), dtype=np.int8),
+        )
 
     def describe(self) -> HardwareSpec:
         return HardwareSpec(

@@ -11,7 +11,10 @@ from crosslayer.component import Component, hookimpl
 def crosslayer_accelerator_models() -> list[Component]:
     return [
         Component(
-            name="heavy", summary="Of the zoo: heavy", paper="", factory="kit_zoo.accelerators:Toy",
+            name="heavy",
+            summary="Of the zoo: heavy",
+            paper="",
+            factory="kit_zoo.accelerators:Toy",
             params="kit_zoo.params:ToyParams",
         )
-    ]  # fmt: skip
+    ]

@@ -44,9 +44,13 @@ BROKEN = {
     ),
 }
 GOOD = {
-    "good-transform": "transforms:Toy", "good-accelerator": "accelerators:Toy", "good-model": "others:good_model",
-    "good-evaluator": "others:Evaluator", "good-policy": "others:Vote", "good-simulator": "others:Simulator",
-}  # fmt: skip
+    "good-transform": "transforms:Toy",
+    "good-accelerator": "accelerators:Toy",
+    "good-model": "others:good_model",
+    "good-evaluator": "others:Evaluator",
+    "good-policy": "others:Vote",
+    "good-simulator": "others:Simulator",
+}
 PARAMS = {"undocumented": "Undocumented", "doubling": "Doubling", "lenient": "Lenient"}
 KIND_OF_MODULE = {"transforms": "transform", "accelerators": "accelerator"}
 
@@ -55,12 +59,15 @@ def _components(kind: str) -> list[Component]:
     places = {name: factory for name, (factory, _) in BROKEN.items()} | GOOD
     return [
         Component(
-            name=name, summary=f"Of the zoo: {name}", paper="", factory=f"kit_zoo.{factory}",
+            name=name,
+            summary=f"Of the zoo: {name}",
+            paper="",
+            factory=f"kit_zoo.{factory}",
             params=f"kit_zoo.params:{PARAMS.get(name, 'ToyParams')}",
         )
         for name, factory in places.items()
         if _kind(name, factory) == kind
-    ]  # fmt: skip
+    ]
 
 
 def _kind(name: str, factory: str) -> str:
