@@ -172,6 +172,8 @@ def docs(session: nox.Session) -> None:
     """The generated parts of README and docs are fresh; catalogue, pyprojects and plugins agree."""
     install_beside_shared(session, EVERYTHING)
     session.run("python", "ci/check_catalogue.py", *session.posargs)
+    write = "--write" in session.posargs
+    session.run("python", "ci/reference.py", *([] if write else ["--check"]))
 
 
 @nox.session(default=False)
