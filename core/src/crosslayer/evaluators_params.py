@@ -16,7 +16,8 @@ class _TextParams(BaseModel):
     text: str = Field(
         "wikipedia-sample",
         min_length=1,
-        description="A built-in text, or the path of a UTF-8 text file from the working directory.",
+        description="A built-in text, or a UTF-8 text file, from the pipeline file's folder.",
+        json_schema_extra={"reads": True},
     )
     split: Literal["all", "calibration", "evaluation"] = Field(
         "evaluation",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class PlainProgress(Progress):
 
     def track(self, items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
         if total is None:
-            total = len(items) if hasattr(items, "__len__") else None
+            total = len(items) if isinstance(items, Sized) else None
         last = time.monotonic()
         for done, item in enumerate(items):
             if time.monotonic() - last > self._every_s:
@@ -50,7 +50,7 @@ class BarProgress(PlainProgress):
         from rich.progress import track
 
         if total is None:
-            total = len(items) if hasattr(items, "__len__") else None
+            total = len(items) if isinstance(items, Sized) else None
         yield from track(
             items,
             description=label,

@@ -28,13 +28,17 @@ class RooflineParams(BaseModel):
 
     preset: str = Field(description="Which hardware: a name of presets.toml, such as a100-80g.")
     packed_kernels: bool = Field(
-        False,
-        description="Read pruned weights packed for patterns that the sparse units do not run: needs a kernel that "
-        "unpacks on the fly. Compute stays dense.",
+        default=False,
+        description="Read pruned weights packed for patterns that the sparse units do not run, with a "
+        "kernel that unpacks on the fly. Compute stays dense.",
     )
-    tf32: bool = Field(False, description="Run fp32 products on TF32 units where the hardware has them.")
+    tf32: bool = Field(
+        default=False,
+        description="Round fp32 products to tf32, where the hardware has such units. Other formats "
+        "that tf32 holds exactly use the units anyway if they are the fastest.",
+    )
     launch_overhead_s: float | None = Field(
-        None, ge=0, le=1, description="Fixed seconds an op; default: the preset's figure."
+        default=None, ge=0, le=1, description="Fixed seconds an op; default: the preset's figure."
     )
 
     @field_validator("preset")

@@ -1,11 +1,13 @@
 """The roofline model: an op takes the longer of its arithmetic at peak rate and its bytes at peak bandwidth.
 
-Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009; plus a fixed launch overhead an op. Every figure of a
-preset names its source. Nothing is derated: real kernels are slower, so times are lower bounds.
+Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009; plus a fixed launch overhead an op. Every
+figure of a preset names its source. Nothing is derated: real kernels are slower, so times are
+lower bounds.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,16 +22,18 @@ from crosslayer.errors import UnsupportedOp
 
 COMPUTE, MEMORY, LAUNCH = (BOUNDS.index(name) for name in ("compute", "memory", "launch"))
 
-# The formats an operand can be computed in without loss of range, narrowest first.
-WIDER = {
-    "int4": ("int4", "int8", "fp16", "bf16", "fp32"),
-    "int8": ("int8", "fp16", "bf16", "fp32"),
-    "nvfp4": ("nvfp4", "fp8_e4m3fn", "bf16", "fp16", "fp32"),
-    "mxfp4": ("mxfp4", "fp8_e4m3fn", "bf16", "fp16", "fp32"),
-    "fp8_e4m3fn": ("fp8_e4m3fn", "bf16", "fp16", "fp32"),
-    "fp8_e5m2": ("fp8_e4m3fn", "bf16", "fp16", "fp32"),
-    "fp16": ("fp16", "fp32"),
-    "bf16": ("bf16", "fp32"),
+# The units that compute with an element of each format exactly; scales are applied to the sums.
+# fp16 and bf16 have 11 and 8 significant bits, tf32 has the bits of the one and the range of the
+# other, fp8_e4m3fn has 4 bits: enough for a 4-bit integer and for e2m1.
+HELD_BY = {
+    "int4": ("int4", "int8", "fp8_e4m3fn", "fp16", "bf16", "tf32", "fp32"),
+    "int8": ("int8", "fp16", "bf16", "tf32", "fp32"),
+    "nvfp4": ("nvfp4", "fp8_e4m3fn", "fp16", "bf16", "tf32", "fp32"),
+    "mxfp4": ("mxfp4", "fp8_e4m3fn", "fp16", "bf16", "tf32", "fp32"),
+    "fp8_e4m3fn": ("fp8_e4m3fn", "fp16", "bf16", "tf32", "fp32"),
+    "fp8_e5m2": ("fp8_e4m3fn", "fp16", "bf16", "tf32", "fp32"),  # the fp8 units take both codes
+    "fp16": ("fp16", "tf32", "fp32"),
+    "bf16": ("bf16", "tf32", "fp32"),
     "fp32": ("fp32",),
 }
 
@@ -37,9 +41,10 @@ WIDER = {
 class Roofline:
     """An accelerator as peak rates and a memory bandwidth.
 
-    A Gemm computes in the narrowest format that holds both operands and that the hardware has a rate for.
-    Sparse units speed up only the patterns that the preset names; those weights are read packed. Any other
-    pattern runs dense and is read dense, unless `packed_kernels`. Quantized weights are read packed.
+    A Gemm computes on the fastest units that hold both operands exactly; activation outliers that travel
+    in a wider format compute there, for their share. Sparse units speed up only the patterns that the preset
+    names; those weights are read packed. Any other pattern computes dense and is read dense, unless
+    `packed_kernels`. Quantized weights are read packed. Element by element work and scans run on the fp32 units.
     """
 
     def __init__(self, params: RooflineParams) -> None:
@@ -60,66 +65,85 @@ class Roofline:
         return not isinstance(op, ops.Collective)
 
     def estimate(self, op: Op) -> Cost:
-        """Cost of one op: max(flops / rate, bytes / bandwidth) + launch."""
-        if not self.supports(op):
-            raise UnsupportedOp(f"{self._spec.name} prices no collectives; the stack's network does")
+        """Cost of one op: max(flops / rate, bytes / bandwidth) + launch. Errors: UnsupportedOp."""
         seconds, flops, moved, bound = self._estimate(op)
         return Cost(
-            float(seconds), None, float(flops), float(moved), BOUNDS[int(bound)], (("launch_s", self._launch_s),)
-        )
+            float(seconds), None, float(flops), float(moved), BOUNDS[int(bound)],
+            (("launch_s", self._launch_s),),
+        )  # fmt: skip
 
     def estimate_many(self, table: OpTable) -> CostTable:
         """The same as columns."""
-        if table.op_type is ops.Collective:
-            raise UnsupportedOp(f"{self._spec.name} prices no collectives; the stack's network does")
-        seconds, flops, moved, bound = (_column(values, len(table)) for values in self._estimate(table))
+        columns = (_column(values, len(table)) for values in self._estimate(table))
+        seconds, flops, moved, bound = columns
         return CostTable(seconds, None, flops, moved, bound.astype(np.int8))
 
+    def compute_format(
+        self, weight_format: str, activation_format: str, sparsity: str | None = None
+    ) -> tuple[str, str | None]:
+        """(format, pattern) of the units that run a product of these operands; pattern None: dense."""
+        usable = held_by(weight_format) & held_by(activation_format)
+        if self.params.tf32 and "fp32" in usable:
+            usable |= {"tf32"}
+        units = [
+            key for key in self._rates if key[0] in usable and (key[1] is None or key[1] == sparsity)
+        ]
+        # of equally fast units the sparse ones: they read less
+        return max(units, key=lambda key: (self._rates[key], key[1] is not None))
+
     def _estimate(self, op: Any) -> tuple[Any, Any, Any, Any]:
+        if ops.op_type(op) is ops.Collective:
+            raise UnsupportedOp(
+                f"{self._spec.name} prices no Collective: the network does, from the stack's topology "
+                "or the accelerator's port"
+            )
         flops = ops.flops(op)
-        rate, packed = self._rate(op)
-        moved = ops.activation_bytes(op) + (ops.weight_bytes(op) if packed else _dense_weight_bytes(op))
-        compute_s, memory_s = flops / rate, moved / self._bytes_per_s
+        moved = ops.activation_bytes(op) + self._weight_bytes(op)
+        compute_s, memory_s = self._compute_s(op, flops), moved / self._bytes_per_s
         busy = np.maximum(compute_s, memory_s)
         bound = np.where(compute_s >= memory_s, COMPUTE, MEMORY)
         return busy + self._launch_s, flops, moved, np.where(busy < self._launch_s, LAUNCH, bound)
 
-    def _rate(self, op: Any) -> tuple[float, bool]:
-        """(FLOP/s for this op, whether pruned weights are read packed)."""
+    def _compute_s(self, op: Any, flops: Any) -> Any:
         kind = ops.op_type(op)
-        if kind is ops.Gemm or kind is ops.Conv2d:
-            form = self.compute_format(op.weight_format, op.activation_format)
-            if kind is ops.Gemm and op.sparsity is not None:
-                sparse = self._rates.get((form, op.sparsity))
-                if sparse is not None:
-                    return sparse, True
-            return self._rates[form, None], self.params.packed_kernels
+        if kind is ops.Gemm:
+            main = self._rate(op.weight_format, op.activation_format, op.sparsity)
+            if not op.outlier_share:
+                return flops / main
+            wide = self._rate(op.weight_format, op.outlier_format, op.sparsity)
+            return flops * (1 - op.outlier_share) / main + flops * op.outlier_share / wide
+        if kind is ops.Conv2d:
+            return flops / self._rate(op.weight_format, op.activation_format)
         if kind is ops.Attention:
-            return self._rates[self.compute_format(op.activation_format, op.activation_format), None], True
-        return self._rates["fp32", None], True
+            return flops / self._rate(op.kv_format, op.activation_format)
+        return flops / self._rates["fp32", None]
 
-    def compute_format(self, weight_format: str, activation_format: str) -> str:
-        """The format a product of these operands is computed in on this hardware."""
-        wide = _wider_than(weight_format) & _wider_than(activation_format)
-        if self.params.tf32 and wide == {"fp32"} and ("tf32", None) in self._rates:
-            return "tf32"
-        known = [form for form, sparsity in self._rates if sparsity is None and form in wide]
-        return max(known, key=lambda form: self._rates[form, None])
+    def _rate(self, weight_format: str, other: str, sparsity: str | None = None) -> float:
+        return self._rates[self.compute_format(weight_format, other, sparsity)]
+
+    def _weight_bytes(self, op: Any) -> Any:
+        """Stored bytes read: a pruned Gemm's dense, unless its units or its kernel take them packed."""
+        packed = ops.weight_bytes(op)
+        if ops.op_type(op) is not ops.Gemm or op.sparsity is None:
+            return packed
+        if self.compute_format(op.weight_format, op.activation_format, op.sparsity)[1] is not None:
+            return packed
+        bias = op.n * number_format(op.activation_format).storage_bits / 8 if op.bias else 0
+        bits = number_format(op.weight_format).storage_bits
+        dense = op.groups * (op.k * op.n * bits / 8 + bias)
+        # indices can outweigh what was pruned (7:8 of int4); a kernel then takes them dense
+        return np.minimum(packed, dense) if self.params.packed_kernels else dense
 
 
-def _wider_than(name: str) -> set[str]:
+@cache
+def held_by(name: str) -> frozenset[str]:
+    """The units (formats of HELD_BY's values) that compute with this format's elements exactly."""
     form = number_format(name)
-    base = name if name in WIDER else name.split("-")[0]
-    if base not in WIDER:
-        base = "int4" if form.kind != "float" and form.bits <= 4 else "int8" if form.kind != "float" else "nvfp4"
-    return set(WIDER[base])
-
-
-def _dense_weight_bytes(op: Any) -> Any:
-    if ops.op_type(op) is not ops.Gemm or op.sparsity is None:
-        return ops.weight_bytes(op)
-    bias = op.n * number_format(op.activation_format).storage_bits / 8 if op.bias else 0
-    return op.groups * (op.k * op.n * number_format(op.weight_format).storage_bits / 8 + bias)
+    element = form.name if form.name in HELD_BY else form.name.split("-")[0]
+    if element not in HELD_BY:  # int2 .. int7, ternary, e2m1 with other scales
+        narrow = "int4" if form.bits <= 4 else "int8"
+        element = "nvfp4" if form.kind == "float" else narrow
+    return frozenset(HELD_BY[element])
 
 
 def _column(values: Any, rows: int) -> Any:

@@ -246,6 +246,7 @@ class _Builder:
             return self.moe(part, after, notes)
         if isinstance(part, Attention):
             return self.attention(part, after, formats)
+        constants: tuple[tuple[str, Any], ...]
         if isinstance(part, SelectiveScan):
             heads = (
                 part.heads

@@ -351,15 +351,17 @@ def in_plain_parts(op: Any) -> tuple[Any, ...]:
     """
     kind = op_type(op)
     if kind is Conv2d and op.groups == 1:
-        return _like(
+        taps = op.kernel_h * op.kernel_w * op.in_channels
+        product = _like(
             op,
             m=op.positions,
-            k=op.kernel_h * op.kernel_w * op.in_channels,
+            k=taps,
             n=op.out_channels,
             weight_format=op.weight_format,
             bias=op.bias,
             name=op.name,
         )
+        return (product,)
     if kind is Attention:
         keys = op.kv_tokens / np.maximum(op.sequences, 1)
         rows = op.pairs * op.heads / np.maximum(keys, 1)

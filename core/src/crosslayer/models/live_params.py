@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -20,8 +22,7 @@ class LiveParams(BaseModel):
 class DirectoryParams(LiveParams):
     """A local Hugging Face directory."""
 
-    path: str = Field(
-        min_length=1,
-        description="Directory with config.json, *.safetensors and a tokenizer, from the working "
-        "directory.",
+    path: Path = Field(
+        description="Directory with config.json, *.safetensors and a tokenizer, from the pipeline "
+        "file's folder.",
     )

@@ -18,7 +18,7 @@ from crosslayer.stepcost import without
 from crosslayer.testing.kit import CheckFailed, Subject, check
 from crosslayer.testing.transforms import TINY
 
-ATTENTION = {"heads": 8, "kv_heads": 2, "head_dim": 64, "value_dim": 64}
+HEADS: dict[str, Any] = {"heads": 8, "kv_heads": 2, "head_dim": 64, "value_dim": 64}
 SAMPLE: tuple[Any, ...] = (
     ops.Gemm(m=1, k=576, n=1536, name="decode"),
     ops.Gemm(m=512, k=576, n=1536, name="prefill"),
@@ -34,7 +34,7 @@ SAMPLE: tuple[Any, ...] = (
         kv_tokens=2048,
         kv_bytes=2048 * 512,
         name="decode",
-        **ATTENTION,
+        **HEADS,
     ),
     ops.Attention(
         sequences=1,
@@ -44,7 +44,7 @@ SAMPLE: tuple[Any, ...] = (
         kv_bytes=128 * 512,
         phase="prefill",
         name="prefill",
-        **ATTENTION,
+        **HEADS,
     ),
     ops.SelectiveScan(tokens=16, sequences=4, channels=1024, state=16, name="mamba"),
     ops.CircularConvolution(vectors=4, dim=256, name="binding"),
@@ -190,7 +190,8 @@ def the_hardware_is_described_with_sources(subject: Subject) -> None:
     spec = subject.build().describe()
     if not isinstance(spec, HardwareSpec):
         raise CheckFailed(f"describe returns a {type(spec).__name__}, not a HardwareSpec")
-    for part in (*spec.rates, *spec.memories, *spec.ports):
+    parts: tuple[Any, ...] = (*spec.rates, *spec.memories, *spec.ports)
+    for part in parts:
         if not part.source.strip():
             raise CheckFailed(
                 f"{type(part).__name__} {getattr(part, 'name', getattr(part, 'format', ''))!r} "
