@@ -52,10 +52,9 @@ def in_new_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with the settings of this test alone, none of the session's own."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("CROSSLAYER_")}
-    paths = [str(path) for path in (site, os.environ.get("PYTHONPATH")) if path]
-    clean["PYTHONPATH"] = os.pathsep.join(
-        os.path.abspath(p) for p in os.pathsep.join(paths).split(os.pathsep)
-    )
+    paths = [] if site is None else [str(site)]
+    paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    clean["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, paths))
     return subprocess.run(
         command, env=clean | environment, cwd=cwd, capture_output=True, text=True, timeout=120
     )

@@ -7,6 +7,7 @@ interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -167,6 +168,8 @@ def check_plugin(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; `arguments` default to the process's own."""
     session: dict[str, Any] = {"debug": False, "only": None, "registry": None, "plugin": None}
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without "µ" is no reason to fail
     code = _exit_code(sys.argv[1:] if arguments is None else list(arguments), session)
     try:
         sys.stdout.flush()

@@ -44,9 +44,10 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _origins(registry: Registry) -> Iterator[Origin]:
-    """Each plugin once, in the order of discovery."""
+    """Each plugin once, the core first."""
     found = [one.origin for kind in KINDS for one in registry.components(kind).values()]
-    yield from dict.fromkeys([*found, *(one.origin for one in registry.commands.values())])
+    once = dict.fromkeys([*found, *(one.origin for one in registry.commands.values())])
+    yield from sorted(once, key=lambda origin: origin.distribution != "crosslayer")
 
 
 def _by_label(registry: Registry, origin: Origin) -> Iterator[tuple[str, list[str]]]:

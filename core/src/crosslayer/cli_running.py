@@ -109,6 +109,7 @@ def run(file: Path, registry: Registry, threads: int | None, runs_dir: Path, as_
     """Run a pipeline file; print its metrics and where the report is."""
     from crosslayer.pipeline import PipelineErrors
     from crosslayer.progress import progress_for
+    from crosslayer.render.values import format_value
     from crosslayer.runner import run as run_pipeline
 
     try:
@@ -126,8 +127,8 @@ def run(file: Path, registry: Registry, threads: int | None, runs_dir: Path, as_
     rows = [
         (
             metric.name,
-            f"{metric.value:.6g} {metric.unit}".rstrip(),
-            f"{metric.interval[0]:.6g} .. {metric.interval[1]:.6g}" if metric.interval else "",
+            format_value(metric.value, metric.unit),
+            " to ".join(format_value(end, metric.unit) for end in metric.interval or ()),
             metric.provenance,
             metric.source,
         )
