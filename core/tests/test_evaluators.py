@@ -93,8 +93,6 @@ def test_the_likelihood_is_the_models_own_loss(config: dict[str, Any]) -> None:
 def test_with_a_full_cache_pieces_give_what_one_pass_gives(
     config: dict[str, Any], chunk_tokens: int
 ) -> None:
-    if config["model_type"] == "mamba" and chunk_tokens > 1:
-        pytest.xfail("transformers' Mamba starts a piece of several tokens from an empty state")
     live = random_model(config).live
     assert live is not None
     whole, _ = nll_and_argmax(live, windows())
@@ -274,11 +272,12 @@ def test_the_interval_is_students_t() -> None:
 
 @pytest.mark.network
 def test_smollm2_on_wikipedia_has_the_perplexity_of_its_four_bit_weights(tmp_path: Path) -> None:
-    # About 17 was found before for other windows of the same articles; float16 weights are lower.
+    # 16.7 was found with transformers' own GGUF reader on other windows of these articles.
     fetched("smollm2-135m")
     fetched("wikipedia-sample")
     model = smollm2(LiveParams(), Progress())
-    report = Perplexity().evaluate(stack(model, model), context(tmp_path))
+    params = PerplexityParams(tokens=1024)
+    report = Perplexity(params).evaluate(stack(model, model), context(tmp_path))
     metric = report.metric("perplexity")
-    assert metric.value == pytest.approx(17.12, abs=0.02)
-    assert metric.samples == 8 * 255
+    assert metric.value == pytest.approx(17.306, abs=0.01)
+    assert metric.samples == 4 * 255

@@ -47,7 +47,7 @@ def nll_and_argmax(
     nll = np.empty((count, window - 1), dtype=np.float64)
     argmax = np.empty((count, window - 1), dtype=np.int64)
     forward = _Forward(live.module)
-    step = live.chunk_tokens or window
+    step = window if live.chunk_tokens is None else forward.piece(live.chunk_tokens)
     rows = range(count)
     if progress is not None:
         rows = progress.track(rows, "decoding", total=count)  # type: ignore[assignment]
@@ -80,6 +80,11 @@ class _Forward:
         # State-space models call their cache cache_params and know no positions.
         self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
         self._positions = "position_ids" in accepted
+
+    def piece(self, chunk_tokens: int) -> int:
+        """Tokens of one step. transformers' state-space models read a longer piece from an empty
+        state, whatever their cache holds, so theirs are single tokens."""
+        return chunk_tokens if self._cache == "past_key_values" else 1
 
     def __call__(self, ids: Any, start: int, cache: Any) -> Any:
         import torch
