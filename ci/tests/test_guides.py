@@ -57,8 +57,9 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "halfwidth" / "__init__.py").touch()
     info = folder / "halfwidth-0.1.0.dist-info"
     info.mkdir()
-    metadata = "Metadata-Version: 2.1\nName: halfwidth\nVersion: 0.1.0\nRequires-Dist: crosslayer<0.2,>=0.1\n"
-    (info / "METADATA").write_text(metadata, encoding="utf-8")
+    metadata = ("Metadata-Version: 2.1", "Name: halfwidth", "Version: 0.1.0")
+    needs = "Requires-Dist: crosslayer<0.2,>=0.1"
+    (info / "METADATA").write_text("\n".join([*metadata, needs, ""]), encoding="utf-8")
     (info / "entry_points.txt").write_text(
         "[crosslayer]\nhalfwidth = halfwidth.plugin\n", encoding="utf-8"
     )
