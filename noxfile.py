@@ -188,7 +188,7 @@ def bench(session: nox.Session) -> None:
             session.run("python", str(script))
 
 
-@nox.session(default=False)
+@nox.session(default=False, venv_backend="none")
 @timed
 def dev(session: nox.Session) -> None:
     """By hand: .venv with everything installed to be edited in place."""

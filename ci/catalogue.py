@@ -33,7 +33,7 @@ class Package:
 
 
 CORE = Package(
-    name="crosslayer", path="core", module="crosslayer", extras=("data", "torch"), torch=True
+    name="crosslayer", path="core", module="crosslayer", extras=("torch",), torch=True
 )
 
 
