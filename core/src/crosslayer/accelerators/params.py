@@ -29,7 +29,7 @@ class RooflineParams(BaseModel):
     preset: str = Field(description="Which hardware: a name of presets.toml, such as a100-80g.")
     packed_kernels: bool = Field(
         default=False,
-        description="Read pruned weights packed for patterns that the sparse units do not run, with a "
+        description="Read pruned weights packed for patterns the sparse units do not run, by a "
         "kernel that unpacks on the fly. Compute stays dense.",
     )
     tf32: bool = Field(

@@ -1,8 +1,8 @@
-"""The roofline model: an op takes the longer of its arithmetic at peak rate and its bytes at peak bandwidth.
+"""The roofline model: an op takes as long as its arithmetic or its bytes, whichever is longer.
 
-Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009; plus a fixed launch overhead an op. Every
-figure of a preset names its source. Nothing is derated: real kernels are slower, so times are
-lower bounds.
+Williams, Waterman, Patterson: Roofline, CACM 52(4), 2009; on top, a fixed launch overhead an op.
+Every figure of a preset names its source. Nothing is derated or fitted, so times are optimistic;
+benchmarks/README.md compares them with recorded ones.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ HELD_BY = {
 class Roofline:
     """An accelerator as peak rates and a memory bandwidth.
 
-    A Gemm computes on the fastest units that hold both operands exactly; activation outliers that travel
-    in a wider format compute there, for their share. Sparse units speed up only the patterns that the preset
-    names; those weights are read packed. Any other pattern computes dense and is read dense, unless
-    `packed_kernels`. Quantized weights are read packed. Element by element work and scans run on the fp32 units.
+    A Gemm computes on the fastest units that hold both operands exactly; activation outliers in a
+    wider format compute in that format, for their share. Sparse units speed up only the patterns
+    that the preset names; those weights are read packed. Any other pattern computes dense and is
+    read dense, unless `packed_kernels`. Quantized weights are read packed. Elementwise work and
+    scans run on the fp32 units.
     """
 
     def __init__(self, params: RooflineParams) -> None:
@@ -81,21 +82,19 @@ class Roofline:
     def compute_format(
         self, weight_format: str, activation_format: str, sparsity: str | None = None
     ) -> tuple[str, str | None]:
-        """(format, pattern) of the units that run a product of these operands; pattern None: dense."""
+        """(format, pattern) of the units that run such a product; pattern None: dense."""
         usable = held_by(weight_format) & held_by(activation_format)
         if self.params.tf32 and "fp32" in usable:
             usable |= {"tf32"}
-        units = [
-            key for key in self._rates if key[0] in usable and (key[1] is None or key[1] == sparsity)
-        ]
+        units = [unit for unit in self._rates if unit[0] in usable and unit[1] in (None, sparsity)]
         # of equally fast units the sparse ones: they read less
-        return max(units, key=lambda key: (self._rates[key], key[1] is not None))
+        return max(units, key=lambda unit: (self._rates[unit], unit[1] is not None))
 
     def _estimate(self, op: Any) -> tuple[Any, Any, Any, Any]:
         if ops.op_type(op) is ops.Collective:
             raise UnsupportedOp(
-                f"{self._spec.name} prices no Collective: the network does, from the stack's topology "
-                "or the accelerator's port"
+                f"{self._spec.name} prices no Collective: the network does, from the stack's "
+                "topology or the accelerator's port"
             )
         flops = ops.flops(op)
         moved = ops.activation_bytes(op) + self._weight_bytes(op)
@@ -122,7 +121,7 @@ class Roofline:
         return self._rates[self.compute_format(weight_format, other, sparsity)]
 
     def _weight_bytes(self, op: Any) -> Any:
-        """Stored bytes read: a pruned Gemm's dense, unless its units or its kernel take them packed."""
+        """Stored bytes read; of pruned weights all, unless units or kernel take them packed."""
         packed = ops.weight_bytes(op)
         if ops.op_type(op) is not ops.Gemm or op.sparsity is None:
             return packed
