@@ -187,9 +187,11 @@ def a_cached_result_is_restored_exactly(subject: Subject) -> None:
 @check("model_transform")
 def it_writes_only_into_its_output_folder(subject: Subject) -> None:
     """Everything a step writes is in the run directory or the cache."""
-    context = subject.context("writes")
+    context, model = subject.context("writes"), tiny_model()
+    assert model.live is not None
+    _ = model.live.module, model.live.tokenizer  # opening them may write; that is not its doing
     with watched_writes() as seen:
-        result = subject.build().transform(tiny_model(), context)
+        result = subject.build().transform(model, context)
     outside = strays(seen, context.output)
     if outside:
         raise CheckFailed(f"it writes {outside[0]}; write below context.output")
