@@ -1,0 +1,107 @@
+"""Which linears FLOW prunes: those of the decoder blocks, found in the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crosslayer.contracts.model import Attention, Block, Linear, ModelSpec, MoE, Part, SelectiveScan
+from crosslayer.contracts.sparsity import NMSparsity
+from crosslayer.errors import InputError
+
+
+@dataclass(frozen=True)
+class BlockLinears:
+    """The linears of one decoder block that share a pattern.
+
+    copies: how often each is there: 1, or the number of experts of a MoE.
+    """
+
+    name: str
+    linears: tuple[Linear, ...]
+    copies: tuple[int, ...]
+
+    @property
+    def weights(self) -> int:
+        """Elements of all weight matrices, biases left out."""
+        pairs = zip(self.linears, self.copies, strict=True)
+        return sum(linear.inputs * linear.outputs * copies for linear, copies in pairs)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes they ship in by the spec: packed values, indices, biases."""
+        pairs = zip(self.linears, self.copies, strict=True)
+        return sum(linear.weight_bytes * copies for linear, copies in pairs)
+
+    def fits(self, pattern: NMSparsity) -> bool:
+        """Whether M divides the inputs of every linear; a dense pattern always fits."""
+        return pattern.n == pattern.m or all(
+            linear.inputs % pattern.m == 0 for linear in self.linears
+        )
+
+    def pruned(self, pattern: NMSparsity) -> BlockLinears:
+        """The same linears with the pattern in their spec."""
+        linears = tuple(with_pattern(linear, pattern) for linear in self.linears)
+        return BlockLinears(self.name, linears, self.copies)
+
+
+def decoder_linears(spec: ModelSpec) -> tuple[BlockLinears, ...]:
+    """The block linears of a model, in order.
+
+    A decoder block is a block with attention or a selective scan; embedding and head blocks have
+    neither. Tied weights belong to another part and a MoE's router decides where tokens go: both
+    stay. InputError where nothing is left.
+    """
+    found = []
+    for block in spec.blocks:
+        if not any(isinstance(part, Attention | SelectiveScan) for part in block.parts):
+            continue
+        pairs = [pair for pair in _linears(block) if not pair[0].tied]
+        if pairs:
+            linears, copies = zip(*pairs, strict=True)
+            found.append(BlockLinears(block.name, linears, copies))
+    if not found:
+        raise InputError(
+            f"{spec.name} has no linear in a block with attention or a selective scan, so flow has "
+            "nothing to prune"
+        )
+    return tuple(found)
+
+
+def with_pattern(linear: Linear, pattern: NMSparsity) -> Linear:
+    """A linear that ships in this pattern; a dense one says None."""
+    return linear.replace(sparsity=None if pattern.n == pattern.m else str(pattern))
+
+
+def pruned_spec(spec: ModelSpec, patterns: Mapping[str, NMSparsity]) -> ModelSpec:
+    """The spec with each named block's linears in that block's pattern."""
+    blocks = []
+    for block in spec.blocks:
+        if block.name in patterns:
+            pattern = patterns[block.name]
+            parts = tuple(_pruned_part(part, pattern) for part in block.parts)
+            block = block.replace(parts=parts)
+        blocks.append(block)
+    return spec.replace(blocks=tuple(blocks))
+
+
+def _linears(block: Block) -> list[tuple[Linear, int]]:
+    found: list[tuple[Linear, int]] = []
+    for part in block.parts:
+        if isinstance(part, Linear):
+            found.append((part, 1))
+        elif isinstance(part, MoE):
+            found += [(inner, part.experts) for inner in part.expert if isinstance(inner, Linear)]
+            found += [(inner, 1) for inner in part.shared if isinstance(inner, Linear)]
+    return found
+
+
+def _pruned_part(part: Part, pattern: NMSparsity) -> Part:
+    if isinstance(part, Linear):
+        return part if part.tied else with_pattern(part, pattern)
+    if isinstance(part, MoE):
+        return part.replace(
+            expert=tuple(_pruned_part(inner, pattern) for inner in part.expert),
+            shared=tuple(_pruned_part(inner, pattern) for inner in part.shared),
+        )
+    return part
