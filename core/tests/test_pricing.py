@@ -350,7 +350,7 @@ def test_the_op_tables_add_up_to_the_step() -> None:
         report.tables, ([(20, 0, 0)] * 3, [(1, 20, 4)] * 3), strict=True
     ):  # the decode table is the step in the middle of the output
         names = [column.name for column in table.columns]
-        rows = [dict(zip(names, row, strict=True)) for row in table.rows]
+        rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in table.rows]
         assert sum(row["time"] for row in rows) == pytest.approx(_seconds(SPEC, batch), rel=1e-12)
         assert sum(row["share"] for row in rows) == pytest.approx(1.0, rel=1e-12)
         assert [row["time"] for row in rows] == sorted((row["time"] for row in rows), reverse=True)
