@@ -298,6 +298,8 @@ def test_attention_computes_in_a_format_that_holds_cache_and_queries() -> None:
     assert accelerator.estimate(op).seconds == flops / 989.4e12
     both = replace(op, kv_format="fp8_e4m3fn", activation_format="fp8_e4m3fn")
     assert accelerator.estimate(both).seconds == flops / 1978.9e12
+    wide_cache = replace(both, kv_format="bf16")
+    assert accelerator.estimate(wide_cache).seconds == flops / 989.4e12
 
 
 def test_every_number_format_has_units_on_every_preset() -> None:
