@@ -52,7 +52,10 @@ def estimate_report(
             source,
         ),
     )
-    notes = (f"Workload: {batch_size} x ({prompt_tokens} prompt + {output_tokens} output tokens).",)
+    notes = (
+        f"Workload: {batch_size} x ({prompt_tokens} prompt + {output_tokens} output tokens).",
+        *instance.accelerator.describe().notes,
+    )
     return Report(
         title=f"{instance.name}: modelled cost", metrics=tuple(metrics), tables=tables, notes=notes
     )

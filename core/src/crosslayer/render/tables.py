@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -124,8 +125,9 @@ def table_view(table: Table) -> TableView:
 
 
 def label(name: str) -> str:
-    """A metric's name as a person reads it."""
-    return name.replace("_", " ").strip() or name
+    """A metric's name as a person reads it; the unit at its end stands beside the value already."""
+    plain = name.removesuffix("_s").removesuffix("_j")
+    return plain.replace("_", " ").strip() or name
 
 
 def _shown(*metrics: Metric) -> list[tuple[str, str]]:
@@ -177,8 +179,11 @@ def _pair(before: Metric, after: Metric) -> Pair:
 
 
 def _verdict(before: Metric, after: Metric) -> str:
-    """better, worse or unchanged; where two intervals overlap, only that they do."""
-    if after.value == before.value:
+    """better, worse or unchanged; where two intervals overlap, only that they do.
+
+    Sums of the same terms in another order differ in their last digits: that is no change.
+    """
+    if math.isclose(after.value, before.value, rel_tol=1e-9):
         return "unchanged"
     if after.interval and before.interval:
         low, high = (
