@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hypothesis import settings
 
 import pytest
+from crosslayer.errors import DependencyError
+from crosslayer.fetch import fetch
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.models.random_model import random_model
 
@@ -25,6 +28,16 @@ TINY = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
 }
+
+
+def asset(name: str) -> Path:
+    """The asset's file, fetched if need be. Offline the test is skipped, but not in CI."""
+    try:
+        return fetch(name)
+    except DependencyError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

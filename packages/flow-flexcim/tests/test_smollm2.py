@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from conftest import asset
 
 import pytest
 from crosslayer.contracts.formats import NMSparsity, pack, unpack
-from crosslayer.errors import DependencyError
 from crosslayer.evaluators import nll_and_argmax
-from crosslayer.fetch import fetch
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.models.smollm2 import smollm2
 from crosslayer.texts import token_windows
@@ -21,13 +19,9 @@ BLOCKS = 3
 @pytest.fixture(scope="module")
 def model() -> ModelArtifact:
     """SmolLM2 whose spec ends after BLOCKS decoder blocks: flow prunes what the spec names."""
-    try:
-        fetch("wikipedia-sample")
-        whole = smollm2()
-    except DependencyError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    asset("wikipedia-sample")
+    asset("smollm2-135m")
+    whole = smollm2()
     return whole.replace(spec=whole.spec.replace(blocks=whole.spec.blocks[: BLOCKS + 1]))
 
 
