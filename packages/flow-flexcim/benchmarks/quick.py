@@ -1,7 +1,8 @@
 """Perplexity of uniform patterns and of FLOW's plans at 50 % on SmolLM2-135M, paired by window.
 
 `python benchmarks/quick.py [--seeds 3] [--tokens 2048]` prints the table of the README. A seed
-chooses the calibration articles; the evaluation text is the same for all, and no plan sees it. Needs the assets smollm2-135m and wikipedia-sample (`crosslayer fetch`).
+chooses the calibration articles; the evaluation text is the same for all, and no plan sees it.
+Needs the assets smollm2-135m and wikipedia-sample (`crosslayer fetch`).
 """
 
 from __future__ import annotations
