@@ -75,7 +75,8 @@ def test_a_run_does_each_step_once_and_writes_its_directory(tmp_path: Path) -> N
         if path.is_file()
     }
     assert files == {
-        "pipeline.toml", "pipeline.lock.toml", "report.json", "report.html", "run.json", "figures/weights.svg",
+        "pipeline.toml", "pipeline.lock.toml", "report.json", "report.html", "run.json",
+        "figures/weights.svg",
         "files/transform-1-prune/weights.json", "files/simulate-count/count.txt",
     }  # fmt: skip
     assert done.metrics["zero_share"].value == 0.5
@@ -194,7 +195,8 @@ def test_the_same_seed_in_another_process_gives_the_same_bytes(tmp_path: Path) -
     found = []
     for seed in ("1", "77"):
         environment = {
-            **os.environ, "PYTHONHASHSEED": seed, "CROSSLAYER_CACHE_DIR": str(tmp_path / f"cache{seed}"),
+            **os.environ, "PYTHONHASHSEED": seed,
+            "CROSSLAYER_CACHE_DIR": str(tmp_path / f"cache{seed}"),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
         }  # fmt: skip
         runs = tmp_path / f"runs{seed}"
@@ -360,7 +362,8 @@ def test_names_that_several_steps_use_are_told_apart() -> None:
 
 
 def test_importing_crosslayer_loads_nothing_heavy() -> None:
-    code = "import sys, crosslayer; print([m for m in ('torch', 'numpy', 'pydantic', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "numpy", "pydantic", "matplotlib")
+    code = f"import sys, crosslayer; print([m for m in {heavy} if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -1,4 +1,6 @@
-"""Small real components for tests of pipelines and runs: each does its one thing exactly and countably."""
+"""Small real components for tests of pipelines and runs: each does its one thing exactly and
+countably.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +159,8 @@ class Prune:
             source="toy",
         )
         return ModelArtifact(
-            spec=spec, live=ToyLive(weights), history=(*model.history, ("prune", self.params.model_dump_json())),
+            spec=spec, live=ToyLive(weights),
+            history=(*model.history, ("prune", self.params.model_dump_json())),
             metrics=(zeros, took), tables=(table,), figures=(figure,), files={"weights": path},
         )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""crosslayer: stack techniques from different layers of the ML systems stack, and see what they cost and buy.
+"""crosslayer: stack techniques from different layers of the ML systems stack, and see what they
+cost and buy.
 
 import crosslayer as cl
 run = cl.run("pipeline.toml")

@@ -1,4 +1,6 @@
-"""The steps of a run, in order: model, transforms, estimates, simulations, evaluations; each cached by its inputs."""
+"""The steps of a run, in order: model, transforms, estimates, simulations, evaluations; each cached
+by its inputs.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class _Model:
 
 
 class Execution:
-    """Runs a pipeline that was checked, writing below `folder`. After `run`: steps, reports, parts."""
+    """Runs a checked pipeline, writing below `folder`; afterwards has steps, reports and parts."""
 
     def __init__(
         self,
@@ -63,7 +65,9 @@ class Execution:
         self.live = False
 
     def run(self) -> None:
-        """Every step. Errors: ComponentError that names the step (its exit code is that of the cause)."""
+        """Every step. Errors: ComponentError that names the step (its exit code is that of the
+        cause).
+        """
         models = self._models()
         originals = dict(models)
         only = next(iter(models))
@@ -198,7 +202,9 @@ class Execution:
         return placed
 
     def _tuned(self, instance: Instance) -> Instance:
-        """An accelerator that chooses its own hardware does so for the workload's prefill and decode steps."""
+        """An accelerator that chooses its own hardware does so for the workload's prefill and
+        decode steps.
+        """
         tune = getattr(instance.accelerator, "tuned_for", None)
         if tune is None:
             return instance
@@ -219,7 +225,8 @@ class Execution:
 
         workload = self.pipeline.workload.model_dump()
         key = step_key(
-            "estimate", spec=instance.model.spec.to_json(), original=original.artifact.spec.to_json(),
+            "estimate", spec=instance.model.spec.to_json(),
+            original=original.artifact.spec.to_json(),
             fields=inputs["fields"], accelerator=inputs["accelerator"], workload=workload,
             network=network and network.to_json(), source=source_digest("crosslayer"),
         )  # fmt: skip
@@ -248,7 +255,8 @@ class Execution:
             part = self._part("simulate", "simulator", table.use, table.params)
             key = step_key(
                 "simulate", part=part_inputs(part), instances=[inputs for _, inputs in instances],
-                originals={name: model.key for name, model in before.items()}, seed=self.pipeline.seed,
+                originals={name: model.key for name, model in before.items()},
+                seed=self.pipeline.seed,
                 policy=policy and part_inputs(policy[0]), network=network and network.to_json(),
                 source=source_digest("crosslayer"), live=self._live_inputs() if self.live else None,
             )  # fmt: skip
@@ -269,7 +277,9 @@ class Execution:
         before: Mapping[str, _Model],
         models: Mapping[str, _Model],
     ) -> None:
-        """Quality does not depend on the accelerator, so evaluators see none, and their results outlive a new one."""
+        """Quality does not depend on the accelerator, so evaluators see none, and their results
+        outlive a new one.
+        """
         stack = Stack(
             tuple(Instance(instance.name, instance.model) for instance, _ in instances),
             originals={name: model.artifact for name, model in before.items()},
@@ -302,7 +312,8 @@ class Execution:
         """A step whose result is a report; its files are named from its own output folder."""
         made, output = self._cached(
             label, key, make,
-            lambda report, _: {"report": report.to_json()}, lambda body, _: Report.from_json(body["report"]),
+            lambda report, _: {"report": report.to_json()},
+            lambda body, _: Report.from_json(body["report"]),
         )  # fmt: skip
         self._add(name, made, output)
 
@@ -376,7 +387,9 @@ def _has_live(made: ModelArtifact) -> Any:
 
 
 def _below(path: Path, output: Path, label: str) -> str:
-    """A written file's path from the step's output folder. Errors: ComponentError for one that is not in it."""
+    """A written file's path from the step's output folder. Errors: ComponentError for one that is
+    not in it.
+    """
     resolved, root = Path(path).resolve(), output.resolve()
     if not resolved.is_relative_to(root):
         raise ComponentError(f"step {label}: wrote {path}, which is outside its output folder")

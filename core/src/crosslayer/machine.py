@@ -1,4 +1,6 @@
-"""The machine a run happens on: how many threads it may use, and the facts that go beside measured numbers."""
+"""The machine a run happens on: how many threads it may use, and the facts that go beside measured
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def allowed_cores() -> int:
-    """Cores this process may use: its affinity, and its control group's share rounded up; at least 1."""
+    """Cores this process may use: its affinity, and its control group's share rounded up; at least
+    1.
+    """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -27,7 +31,9 @@ def allowed_cores() -> int:
 
 
 def limit_threads(threads: int) -> None:
-    """Numerical libraries imported from now on take this many threads; so does torch if it is here already."""
+    """Numerical libraries imported from now on take this many threads; so does torch if it is here
+    already.
+    """
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     torch = sys.modules.get("torch")

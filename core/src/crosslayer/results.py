@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Metrics(Mapping[str, Metric]):
-    """Metrics by name: `metrics["perplexity"]` is the Metric, `metrics.value("perplexity")` its number."""
+    """Metrics by name: `metrics["perplexity"]` is the Metric, `metrics.value("perplexity")` its
+    number.
+    """
 
     def __init__(self, metrics: tuple[Metric, ...]) -> None:
         self._metrics = {metric.name: metric for metric in metrics}

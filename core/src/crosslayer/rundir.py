@@ -1,4 +1,6 @@
-"""A run directory: written beside its place and moved there whole, so that a reader never sees half a run."""
+"""A run directory: written beside its place and moved there whole, so that a reader never sees half
+a run.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ def slug(name: str) -> str:
 def run_directory(runs: Path, name: str) -> Iterator[Path]:
     """A new folder to write a run into; afterwards it stands at `runs/<slug of name>`.
 
-    A run of the same name that was there is replaced, and stays untouched if this one fails: what a failed run
-    has written then stands at `runs/<slug>.failed`, with error.txt. Of two at once, the later one stays.
+    A run of the same name that was there is replaced, and stays untouched if this one fails: what a
+    failed run has written then stands at `runs/<slug>.failed`, with error.txt. Of two at once, the
+    later one stays.
     """
     place = runs / slug(name)
     try:

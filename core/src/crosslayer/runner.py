@@ -37,9 +37,10 @@ def run(
 ) -> Run:
     """Run a pipeline (or a pipeline file) and write `runs_dir`/<its name>/.
 
-    threads: cores that live steps may use (default: all this process is allowed). A run of the same name is
-    replaced; a run that fails leaves it alone and writes `<name>.failed` with error.txt.
-    Errors: PipelineErrors with every problem before anything runs, nothing written; ComponentError for a step.
+    threads: cores that live steps may use (default: all this process is allowed). A run of the same
+    name is replaced; a run that fails leaves it alone and writes `<name>.failed` with error.txt.
+    Errors: PipelineErrors with every problem before anything runs, nothing written; ComponentError
+    for a step.
     """
     if registry is None:
         from crosslayer.discovery import discover
@@ -95,7 +96,9 @@ def _checked(pipeline: Pipeline | str | Path, registry: Registry) -> Pipeline:
 
 
 def merged(title: str, reports: list[tuple[str, Report]]) -> Report:
-    """One report of many. A metric, table or figure name that several use gets its step's name in front."""
+    """One report of many. A metric, table or figure name that several use gets its step's name in
+    front.
+    """
 
     def gather(field: str) -> tuple[Any, ...]:
         items = [(step, item) for step, report in reports for item in getattr(report, field)]

@@ -1,8 +1,9 @@
 """Results of finished steps, by the hash of all that they depend on.
 
-An entry is a folder of `entry.json` and the files that the step wrote; it appears whole, by a rename. What does
-not match its own checksum is thrown away with a line and never used. When the cache grows past its bound, the
-entries that were not used for longest go first. Everything here can be deleted at any time.
+An entry is a folder of `entry.json` and the files that the step wrote; it appears whole, by a
+rename. What does not match its own checksum is thrown away with a line and never used. When the
+cache grows past its bound, the entries that were not used for longest go first. Everything here can
+be deleted at any time.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ BOUND_BYTES = 10 << 30
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished step: what it recorded, and the files it wrote, by their path below its output folder."""
+    """A finished step: what it recorded, and the files it wrote, by their path below its output
+    folder.
+    """
 
     body: Mapping[str, Any]
     files: Mapping[str, Path]
 
     def put_files(self, output: Path) -> None:
-        """The files below `output`, as the step wrote them; hard links where the file system allows."""
+        """The files below `output`, as the step wrote them; hard links where the file system
+        allows.
+        """
         for name, path in self.files.items():
             target = output / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +49,7 @@ class Entry:
 
 
 class StepCache:
-    """The cache in a folder (default: `steps` in the user's cache). Safe for several runs at once."""
+    """The cache in a folder, by default `steps` in the user's; safe for several runs at once."""
 
     def __init__(
         self,
@@ -101,7 +106,8 @@ class StepCache:
             self._make_room(keep=key)
         except OSError as error:
             self.progress.say(
-                f"step cache: {self.folder} cannot be written ({error.strerror or error}); going on without"
+                f"step cache: {self.folder} cannot be written ({error.strerror or error}); "
+                "going on without"
             )
 
     def _discard(self, place: Path, what: str, reason: str) -> Entry | None:
@@ -144,7 +150,7 @@ def _sha256_of(body: Any) -> str:
 
 
 def _copy_tree(source: Path, target: Path) -> dict[str, str]:
-    """Copies regular files (links are not followed out of the folder) and says each one's SHA-256."""
+    """Copies regular files, no links, and says each one's SHA-256."""
     target.mkdir(parents=True)
     digests = {}
     for path in sorted(source.rglob("*")):

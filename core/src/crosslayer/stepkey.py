@@ -1,7 +1,8 @@
 """What a step's result depends on, as a hash: change any of it and the step runs again.
 
-A component counts with its name, the version of its distribution, the bytes of its own package and of the
-core's contracts, and its parameters; a file that a parameter names counts with its content, not its path.
+A component counts with its name, the version of its distribution, the bytes of its own package and
+of the core's contracts, and its parameters; a file that a parameter names counts with its content,
+not its path.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def library_versions() -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def source_digest(package: str) -> str:
-    """A hash of every source and data file of an importable top-level package or module; imports nothing."""
+    """A hash of every source and data file of an importable top-level package or module; imports
+    nothing.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None:
         return ""
@@ -87,7 +90,9 @@ def contracts_digest() -> str:
 
 
 def content_digest(path: Path) -> str:
-    """A hash of a file's bytes, or of a folder's names and files; very large files count with size and time."""
+    """A hash of a file's bytes, or of a folder's names and files; very large files count with size
+    and time.
+    """
     digest = hashlib.sha256()
     for name, file in _files(path):
         stat = file.stat()

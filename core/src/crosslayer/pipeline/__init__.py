@@ -1,4 +1,6 @@
-"""Pipeline files: what they say (`Pipeline`), what is wrong with them (`check_file`), what a run records (`lock`)."""
+"""Pipeline files: what they say (`Pipeline`), what is wrong with them (`check_file`), what a run
+records (`lock`).
+"""
 
 from __future__ import annotations
 

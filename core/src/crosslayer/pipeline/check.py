@@ -1,8 +1,8 @@
 """Validates a pipeline whole before anything runs: all problems at once, each located.
 
-Three passes: the form of the tables, then components, their parameters and what refers to what, then (only for
-a pipeline without a problem so far) the trial: every transform on the spec alone, lowered and offered to the
-accelerators.
+Three passes: the form of the tables, then components, their parameters and what refers to what,
+then (only for a pipeline without a problem so far) the trial: every transform on the spec alone,
+lowered and offered to the accelerators.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ KIND_OF_TABLE = {
 
 
 def check_file(path: str | Path, registry: Registry) -> tuple[Pipeline | None, tuple[Problem, ...]]:
-    """The pipeline of a file, or None with everything that is wrong with it, in the order of its lines.
+    """The pipeline of a file, or None with everything that is wrong with it, in the order of its
+    lines.
 
-    Reads the file, builds the components, runs the transforms on specs alone; writes nothing, opens no weights.
+    Reads the file, builds the components, runs the transforms on specs alone; writes nothing, opens
+    no weights.
     """
     source = read_source(Path(path))
     if isinstance(source, Problem):
@@ -144,12 +146,13 @@ class References:
     def _names_one(
         self, path: KeyPath, key: str, name: str | None, kind: str, known: list[str]
     ) -> None:
-        """A reference to a model or an accelerator, which may be left out where there is only one."""
+        """A reference to a model or an accelerator; it may be left out where there is only one."""
         if name is None:
             if len(known) > 1:
                 self._bad(
                     path,
-                    f"{key_text(path)} needs {key!r}: which of the {len(known)} {kind}s; {nearest('', known)}",
+                    f"{key_text(path)} needs {key!r}: which of the {len(known)} {kind}s; "
+                    f"{nearest('', known)}",
                 )
         elif name not in known and known:
             self._bad(
@@ -222,7 +225,8 @@ class References:
             if table.calls is not None:
                 self._bad(
                     (*path, "calls"),
-                    f"calls = {table.calls!r}: a simulator cannot take its model calls from another yet",
+                    f"calls = {table.calls!r}: a simulator cannot have its model calls run by "
+                    "another yet",
                 )
             earlier.append(table.step)
 

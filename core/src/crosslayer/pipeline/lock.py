@@ -1,7 +1,8 @@
-"""The lock file of a run: the pipeline with every default filled in, versions, and the git revision.
+"""The lock file of a run: the pipeline with every default filled in, versions, and the git
+revision.
 
-It is a pipeline file itself: run again, it gives the same numbers. It names no absolute path; what it reads is
-named from the run directory, where it stands.
+It is a pipeline file itself: run again, it gives the same numbers. It names no absolute path; what
+it reads is named from the run directory, where it stands.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from crosslayer.pipeline.toml_text import toml_text
 FORMAT = 1
 HEADER = "# Written by a run: every default filled in. Run it again for the same numbers.\n\n"
 
+# What a person reads first comes first.
+ORDER = (
+    *("pipeline", "model", "transform", "accelerator", "instance", "network", "policy"),
+    *("workload", "simulate", "evaluate"),
+)
+
 Parts = Mapping[str, Sequence[Part]]
 
 
@@ -27,15 +34,17 @@ def lock_text(
 ) -> str:
     """The lock file that stands in `directory`.
 
-    parts: each table's components in its order ("model", "transform", "accelerator", "policy", "simulate",
-    "evaluate"). versions: of every distribution that took part.
+    parts: each table's components in its order ("model", "transform", "accelerator", "policy",
+    "simulate", "evaluate"). versions: of every distribution that took part.
     """
     document = pipeline.document()
     for table in ("model", "transform", "accelerator", "simulate"):
         value = document.get(table, [])
         rows = [value] if isinstance(value, dict) else value
         for row, part in zip(rows, parts.get(table, ()), strict=True):
-            row |= {"use": part.use} | _settings(part, directory)
+            if part.use != row["use"]:  # a folder: what other tables call it stays its name
+                row |= {"name": row.get("name", row["use"]), "use": part.use}
+            row |= _settings(part, directory)
     if "policy" in document:
         document["policy"] |= _settings(parts["policy"][0], directory)
     document["evaluate"] = {
@@ -51,12 +60,14 @@ def lock_text(
         "git_revision": git_revision(pipeline),
         "versions": dict(versions),
     }
-    whole = {name: table for name, table in document.items() if table}
+    whole = {name: document[name] for name in ORDER if document.get(name)}
     return HEADER + toml_text(whole | {"lock": lock})
 
 
 def _settings(part: Part, directory: Path) -> dict[str, Any]:
-    """Every parameter that has a value; a parameter that is None has no way to be written, and is the default."""
+    """Every parameter that has a value; a parameter that is None has no way to be written, and is
+    the default.
+    """
     settings = {name: value for name, value in part.settings().items() if value is not None}
     return settings | {name: _relative(path, directory) for name, path in part.reads}
 
@@ -66,7 +77,9 @@ def _relative(path: Path, directory: Path) -> str:
 
 
 def git_revision(pipeline: Pipeline) -> str | None:
-    """The commit of the repository that the pipeline file is in, with "-dirty" where tracked files differ from it."""
+    """The commit of the repository that the pipeline file is in, with "-dirty" where tracked files
+    differ from it.
+    """
     if pipeline.file is None:
         return None
 

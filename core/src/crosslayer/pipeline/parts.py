@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from crosslayer.errors import InputError
 from crosslayer.parameters import ParameterErrors
 from crosslayer.registry import Registered, Registry, kind_label
 
@@ -18,7 +19,8 @@ DIRECTORY = "directory"  # the model component that `use = "./folder"` stands fo
 
 @dataclass(frozen=True)
 class Part:
-    """A component and its parameters. values: as the registry takes them, paths to read made absolute.
+    """A component and its parameters. values: as the registry takes them, paths to read made
+    absolute.
 
     reads: the files and folders that parameters name, by parameter.
     """
@@ -45,7 +47,9 @@ class Part:
         return {} if self.params is None else self.params.model_dump(mode="json")
 
     def needs_live(self, default: bool) -> bool:
-        """Whether it works on a live model only: the class attribute `needs_live` of its parameters."""
+        """Whether it works on a live model only: the class attribute `needs_live` of its
+        parameters.
+        """
         return bool(getattr(self.params, "needs_live", default))
 
     def build(self, registry: Registry) -> Any:
@@ -58,11 +62,14 @@ def resolve(
 ) -> Part:
     """The component of that name with these parameters; paths in them start at `folder`.
 
-    A parameter of type Path is read: it must exist. One whose field says `json_schema_extra={"writes": True}` is
-    written, and stays inside the run directory. A text one that says {"reads": True} is a name or a file: a file
-    if there is one of that name. Errors: InputError, ParameterErrors, DependencyError.
+    A parameter of type Path is read: it must exist. One whose field says
+    `json_schema_extra={"writes": True}` is written, and stays inside the run directory. A text one
+    that says {"reads": True} is a name or a file: a file if there is one of that name. Errors:
+    InputError, ParameterErrors, DependencyError.
     """
     if kind == "model" and use[:1] in "./~" and DIRECTORY in registry.components("model"):
+        if not (folder / Path(use).expanduser()).is_dir():
+            raise InputError(f"there is no model folder {use!r} (looked in {folder})")
         use, values = DIRECTORY, {**values, "path": use}
     found = registry.get(kind, use)
     params = registry.parameters(kind, use, values)

@@ -1,7 +1,8 @@
-"""What a pipeline file says, as values: one class for each kind of table, and `Pipeline` for the whole.
+"""What a pipeline file says, as values: one class for each kind of table, and `Pipeline` for the
+whole.
 
-A table that names a component (`use`) holds the component's own parameters beside its few keys here; they are
-kept in `params` and checked against the component's own model, not here.
+A table that names a component (`use`) holds the component's own parameters beside its few keys
+here; they are kept in `params` and checked against the component's own model, not here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-NAME = Field(None, min_length=1, max_length=100)
+NAME = Field(None, min_length=1, max_length=1000)
 
 
 class _Table(BaseModel):
@@ -61,7 +62,9 @@ class Transform(_Use):
 
 
 class Accelerator(_Use):
-    """[accelerator] or [[accelerator]]; `fallback` prices the ops that this one refuses, first that can."""
+    """[accelerator] or [[accelerator]]; `fallback` prices the ops that this one refuses, first that
+    can.
+    """
 
     name: str | None = NAME
     fallback: tuple[str, ...] = ()
@@ -79,7 +82,9 @@ class Accelerator(_Use):
 
 
 class Instance(_Table):
-    """[[instance]]: a model on an accelerator; devices are tensor_parallel x pipeline_parallel if left out."""
+    """[[instance]]: a model on an accelerator; devices are tensor_parallel x pipeline_parallel if
+    left out.
+    """
 
     name: str | None = NAME
     model: str | None = None
@@ -113,7 +118,7 @@ class Network(_Table):
 
 
 class Workload(_Table):
-    """[workload]: what modelled latencies are for; lengths in tokens, batch_size sequences at once."""
+    """[workload]: what latencies are modelled for; lengths in tokens, sequences at once."""
 
     prompt_tokens: int = Field(512, ge=1, le=2**31)
     output_tokens: int = Field(128, ge=1, le=2**31)
@@ -121,7 +126,9 @@ class Workload(_Table):
 
 
 class Simulate(_Use):
-    """[[simulate]]; `calls`: who runs its model calls. `trace`: a file, or "@step/file" of an earlier step."""
+    """[[simulate]]; `calls`: who runs its model calls. `trace`: a file, or "@step/file" of an
+    earlier step.
+    """
 
     name: str | None = NAME
     calls: str | None = None
@@ -141,12 +148,12 @@ class Pipeline(_Table):
     """A model, what is done to it, where it runs, and what to find out.
 
     In Python: `Pipeline(model="smollm2-135m", transforms=[{"use": "flow", "sparsity": 0.5}],
-    accelerator="roofline:a100-80g", evaluate={"perplexity": {"tokens": 2048}}).run()`. A component is its name,
-    or a dict with `use` and its parameters, as in a file; `file` is where relative paths start and what the
-    run keeps a copy of.
+    accelerator="roofline:a100-80g", evaluate={"perplexity": {"tokens": 2048}}).run()`. A component
+    is its name, or a dict with `use` and its parameters, as in a file; `file` is where relative
+    paths start and what the run keeps a copy of.
     """
 
-    name: str = Field("pipeline", min_length=1, max_length=100)
+    name: str = Field("pipeline", min_length=1, max_length=1000)
     seed: int = Field(0, ge=0, lt=2**63)
     models: tuple[Model, ...] = Field(min_length=1)
     transforms: tuple[Transform, ...] = ()
@@ -204,7 +211,9 @@ class Pipeline(_Table):
         return {name: table for name, table in document.items() if table}
 
     def placed(self) -> tuple[Instance, ...]:
-        """The instances, defaults filled in: without [[instance]], one a model on the only accelerator."""
+        """The instances, defaults filled in: without [[instance]], one a model on the only
+        accelerator.
+        """
         models = names_of(self.models)
         machines = names_of(self.accelerators)
         only_model = models[0] if len(models) == 1 else None

@@ -19,8 +19,9 @@ _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 class Problem:
     """One thing that is wrong with a pipeline: where, and a sentence that says the way out.
 
-    line, column: from 1; None for a pipeline made in Python, or where the whole file is meant. key: as
-    "transform[0].sparsity". exit_code: 2 the user's input, 3 a plugin or a dependency, 4 a component failed.
+    line, column: from 1; None for a pipeline made in Python, or where the whole file is meant. key:
+    as "transform[0].sparsity". exit_code: 2 the user's input, 3 a plugin or a dependency, 4 a
+    component failed.
     """
 
     file: str
@@ -57,7 +58,9 @@ class Source:
     positions: dict[KeyPath, Position] = field(default_factory=dict)
 
     def problem(self, path: KeyPath, message: str, exit_code: int = 2) -> Problem:
-        """A problem at a key path; a key that is not there is reported at the table that should hold it."""
+        """A problem at a key path; a key that is not there is reported at the table that should
+        hold it.
+        """
         at = path
         while at and at not in self.positions:
             at = at[:-1]
@@ -105,7 +108,7 @@ def read_source(path: Path) -> Source | Problem:
 
 
 def _syntax(message: str, text: str) -> tuple[str, int, int]:
-    """tomllib's sentence without its place, and the place; a table written twice gets the way out."""
+    """tomllib's sentence and its place; a table that is written twice gets the way out."""
     at = _AT.search(message)
     sentence = _AT.sub("", message)
     if at and at[1]:

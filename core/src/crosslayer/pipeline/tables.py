@@ -90,7 +90,8 @@ def _evaluate(source: Source, value: Any, found: Found) -> Iterator[Problem]:
         if isinstance(params, dict):
             found[path] = schema.Evaluate.model_construct(use=use, params=params)
         else:
-            message = f"evaluate.{use} must be a table of its parameters, not {params!r}; write {use} = {{}}"
+            message = f"evaluate.{use} must be a table of its parameters, not {params!r}"
+            message += f"; write {use} = {{}}"
             yield source.problem(path, message)
 
 

@@ -25,8 +25,9 @@ _LONG_LITERAL = re.compile(r"'''.*?'''(?:'{0,2})", re.DOTALL)
 def key_positions(text: str) -> dict[KeyPath, Position]:
     """(line, column), both from 1, of every table, key and array element of a valid TOML document.
 
-    A key stands where it is written, an array element where its value begins, an element of an array of tables
-    at its `[[`. A table that only longer headers or dotted keys imply stands where it is first implied.
+    A key stands where it is written, an array element where its value begins, an element of an
+    array of tables at its `[[`. A table that only longer headers or dotted keys imply stands where
+    it is first implied.
     """
     return _Reader(text.replace("\r\n", "\n")).read()
 

@@ -11,8 +11,9 @@ from typing import Any
 def toml_text(document: Mapping[str, Any]) -> str:
     """A document as TOML that tomllib reads back equal.
 
-    Top-level tables get a header each, lists of tables `[[...]]`; whatever lies deeper is written inline.
-    Keys whose value is None are left out: TOML has no null. Errors: TypeError for any other kind of value.
+    Top-level tables get a header each, lists of tables `[[...]]`; whatever lies deeper is written
+    inline. Keys whose value is None are left out: TOML has no null. Errors: TypeError for any other
+    kind of value.
     """
     plain, tables = [], []
     for key, value in document.items():

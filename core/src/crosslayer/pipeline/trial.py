@@ -1,7 +1,9 @@
-"""The trial before a run: every transform on the spec alone, the result lowered and offered to the accelerators.
+"""The trial before a run: every transform on the spec alone, the result lowered and offered to the
+accelerators.
 
-Nothing is opened and nothing is written but a temporary folder, which goes away. So an op that no accelerator
-prices, a pattern that does not fit a layer or a missing dependency shows before the first minute is spent.
+Nothing is opened and nothing is written but a temporary folder, which goes away. So an op that no
+accelerator prices, a pattern that does not fit a layer or a missing dependency shows before the
+first minute is spent.
 """
 
 from __future__ import annotations
@@ -156,7 +158,9 @@ class _Trial:
 def refusals(
     model: ModelArtifact, instance: Instance, workload: Workload, machines: list[Any], linked: bool
 ) -> Iterator[tuple[str, str]]:
-    """(key of the instance it is about, sentence) for everything that keeps the instance from being priced."""
+    """(key of the instance it is about, sentence) for everything that keeps the instance from being
+    priced.
+    """
     from crosslayer.contracts.lowering import Parallel, lower
     from crosslayer.contracts.ops import Collective
 
@@ -164,7 +168,8 @@ def refusals(
     if instance.pipeline_parallel > blocks:
         yield (
             "pipeline_parallel",
-            f"pipeline_parallel = {instance.pipeline_parallel}, but {model.spec.name} has {blocks} blocks",
+            f"pipeline_parallel = {instance.pipeline_parallel}, but {model.spec.name} has "
+            f"{blocks} blocks",
         )
         return
     parallel = Parallel(instance.tensor_parallel, instance.pipeline_parallel)
@@ -190,7 +195,8 @@ def refusals(
                 yield (
                     "accelerator",
                     (
-                        f"accelerator {instance.accelerator!r} cannot price {what} {op.name!r} of {model.spec.name}: {refused}"
+                        f"accelerator {instance.accelerator!r} cannot price {what} {op.name!r} "
+                        f"of {model.spec.name}: {refused}"
                     ),
                 )
 
