@@ -207,6 +207,50 @@ def test_the_same_seed_in_another_process_gives_the_same_bytes(tmp_path: Path) -
     assert found[0] == found[1]
 
 
+def test_two_runs_at_once_both_succeed_and_leave_one_whole_directory(tmp_path: Path) -> None:
+    path = pipeline(tmp_path)
+    code = (
+        "import sys; from toy_parts import toy_registry; from crosslayer.runner import run;"
+        "[run(sys.argv[1], registry=toy_registry(), runs_dir=sys.argv[2], threads=1) for _ in range(4)]"
+    )
+    search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "runs")]
+    both = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": search}) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert os.listdir(tmp_path / "runs") == ["toy-b-run-b"]
+    report = (tmp_path / "runs" / "toy-b-run-b" / "report.json").read_bytes()
+    assert (go(path, tmp_path).directory / "report.json").read_bytes() == report
+
+
+def test_an_entry_that_cannot_be_read_as_a_model_is_made_again(tmp_path: Path) -> None:
+    from crosslayer.stepcache import StepCache
+
+    path = pipeline(tmp_path)
+    first = (go(path, tmp_path).directory / "report.json").read_bytes()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    cache = StepCache()
+    for place in list(cache.folder.iterdir()):
+        cache.discard(place.name, "all", "for the test")
+        cache.put(place.name, {"spec": "{}", "report": "{}"}, empty)
+    done = go(path, tmp_path)
+    assert CALLS == ["prune", "open", "count", "mean"]
+    assert (done.directory / "report.json").read_bytes() == first
+
+
+def test_a_lock_of_other_versions_says_so(tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    class Lines(Progress):
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+    lock = go(pipeline(tmp_path), tmp_path).directory / "pipeline.lock.toml"
+    old = pipeline(tmp_path, lock.read_text().replace('toy-parts = "1.2.3"', 'toy-parts = "1.2.2"'))
+    go(old, tmp_path, progress=Lines())
+    assert "lock file: written with toy-parts 1.2.2, here it is 1.2.3" in lines
+
+
 def test_the_report_has_no_time_date_path_or_machine_fact(tmp_path: Path) -> None:
     done = go(pipeline(tmp_path), tmp_path)
     text = (done.directory / "report.json").read_text()

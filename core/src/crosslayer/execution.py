@@ -4,6 +4,7 @@ by its inputs.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -343,17 +344,31 @@ class Execution:
         load: Callable[[Mapping[str, Any], Path], T],
     ) -> tuple[T, Path]:
         """The step's result, from the cache if it is there, and its output folder."""
-        output = self.folder / "files" / slug(label)
-        context = self._context(output)
+        output = self._output(label)
         entry = self.cache.get(key, label)
         if entry is not None:
-            with self._step(label, cached=True):
+            try:
                 entry.put_files(output)
-                return load(entry.body, output), output
+                found = load(entry.body, output)
+            except Exception as error:
+                self.cache.discard(key, label, f"{type(error).__name__}: {error}")
+                shutil.rmtree(output, ignore_errors=True)
+            else:
+                with self._step(label, cached=True):
+                    return found, output
+        context = self._context(output)
         with self._step(label):
             made = make(context)
             self.cache.put(key, dump(made, output), output)
         return made, output
+
+    def _output(self, label: str) -> Path:
+        """A folder below `files` that no other step has."""
+        output = self.folder / "files" / slug(label)
+        while output.exists():
+            output = output.with_name(f"{output.name}-2")
+        output.mkdir(parents=True)
+        return output
 
     @contextmanager
     def _step(self, label: str, cached: bool = False) -> Iterator[None]:

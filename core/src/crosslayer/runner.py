@@ -79,6 +79,7 @@ def run(
                 json.loads(metric.to_json()) for metric in report.metrics if metric.wall_clock
             ],
         }
+        _say_what_changed(checked, versions, progress)
         lock = lock_text(checked, execution.parts, versions, place)
         _write(folder, report, info, text, lock)
     return Run(checked, report, place, tuple(execution.steps), info)
@@ -147,6 +148,15 @@ def _write(folder: Path, report: Report, info: Mapping[str, Any], pipeline: str,
 
         for figure in report.figures:
             write(f"figures/{slug(figure.name)}.svg", to_svg(figure))
+
+
+def _say_what_changed(pipeline: Pipeline, versions: Mapping[str, str], progress: Progress) -> None:
+    """A line for each distribution that is not the one a lock file was written with."""
+    locked = pipeline.locked.get("versions")
+    for name, version in locked.items() if isinstance(locked, dict) else ():
+        if versions.get(name) != version:
+            here = versions.get(name, "none")
+            progress.say(f"lock file: written with {name} {version}, here it is {here}")
 
 
 def _text(pipeline: Pipeline) -> str:

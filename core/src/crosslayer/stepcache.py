@@ -110,6 +110,10 @@ class StepCache:
                 "going on without"
             )
 
+    def discard(self, key: str, what: str, reason: str) -> None:
+        """Delete an entry that turned out to be of no use."""
+        self._discard(self.folder / key, what, reason)
+
     def _discard(self, place: Path, what: str, reason: str) -> Entry | None:
         self.progress.say(f"step cache: the result of {what} is broken and was deleted: {reason}")
         shutil.rmtree(place, ignore_errors=True)

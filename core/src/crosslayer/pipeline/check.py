@@ -261,5 +261,6 @@ def _pipeline(source: Source, found: Found, file: Path | None) -> Pipeline:
         workload=found.get(("workload",), Workload()),
         simulate=several("simulate"),
         evaluate=several("evaluate"),
+        locked=found.get(("lock",), {}),
         file=file,
     )

@@ -165,6 +165,7 @@ class Pipeline(_Table):
     simulate: tuple[Simulate, ...] = ()
     evaluate: tuple[Evaluate, ...] = ()
     file: Path | None = None
+    locked: dict[str, Any] = Field(default_factory=dict)  # what a lock file says of its run
 
     @model_validator(mode="before")
     @classmethod

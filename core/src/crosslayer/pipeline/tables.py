@@ -46,7 +46,9 @@ def read_tables(source: Source) -> tuple[Found, list[Problem]]:
             )
         elif name == "evaluate":
             problems += _evaluate(source, value, found)
-        elif name != "lock":
+        elif name == "lock":
+            found[("lock",)] = value if isinstance(value, dict) else {}
+        else:
             problems += _table(source, name, value, found)
     if "model" not in source.document:
         problems.append(

@@ -37,7 +37,7 @@ class _Trial:
         self.source, self.pipeline, self.registry = source, pipeline, registry
         self.parts: dict[str, list[tuple[KeyPath, Part]]] = {}
         for path, part in parts.items():
-            kind = "fallback" if "fallback" in path else str(path[0])
+            kind = "fallback" if _is_fallback(path) else str(path[0])
             self.parts.setdefault(kind, []).append((path, part))
         self.problems: list[Problem] = []
         self.models: dict[str, ModelArtifact | None] = {}
@@ -50,7 +50,7 @@ class _Trial:
         self._accelerators()
 
     def _bad(self, path: KeyPath, message: str, exit_code: int = 2) -> None:
-        at = path if path[0] == "evaluate" or "fallback" in path else (*path, "use")
+        at = path if path[0] == "evaluate" or _is_fallback(path) else (*path, "use")
         self.problems.append(self.source.problem(at, message, exit_code))
 
     def _build(self, path: KeyPath, part: Part) -> Any:
@@ -71,6 +71,9 @@ class _Trial:
                 self.live.add(name)
                 part = replace(part, values={**part.values, "live": False})
             artifact = self._build(path, part)
+            if not isinstance(artifact, ModelArtifact | None):
+                self._bad(path, f"{part.label} gives a {type(artifact).__name__}, not a model", 3)
+                artifact = None
             if artifact is not None and artifact.live is not None:
                 self.live.add(name)
             self.models[name] = artifact and artifact.replace(live=None)
@@ -133,8 +136,7 @@ class _Trial:
             (path, self._build(path, part)) for path, part in self.parts.get("fallback", [])
         ]
         tables = sorted(
-            (path for path in self.source.positions if path[0] == "instance" and len(path) == 2),
-            key=str,
+            path for path in self.source.positions if path[0] == "instance" and len(path) == 2
         )
         for i, instance in enumerate(self.pipeline.placed()):
             model = self.models.get(instance.model or "")
@@ -145,14 +147,22 @@ class _Trial:
             if machine is None or None in others:
                 continue
             place: KeyPath = tables[i] if i < len(tables) else at
-            for key, message in refusals(
-                model, instance, self.pipeline.workload, [machine, *others], self._linked()
-            ):
+            linked = self.pipeline.network is not None
+            try:
+                found = list(
+                    refusals(model, instance, self.pipeline.workload, [machine, *others], linked)
+                )
+            except Exception as error:
+                what = f"accelerator {instance.accelerator!r} fails on {model.spec.name}"
+                self._bad(at, f"{what}: {type(error).__name__}: {error}", 4)
+                continue
+            for key, message in found:
                 path = (*place, key) if (*place, key) in self.source.positions else (*at, "use")
                 self.problems.append(self.source.problem(path, message))
 
-    def _linked(self) -> bool:
-        return self.pipeline.network is not None
+
+def _is_fallback(path: KeyPath) -> bool:
+    return path[0] == "accelerator" and "fallback" in path
 
 
 def refusals(
