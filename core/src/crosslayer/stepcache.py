@@ -99,10 +99,11 @@ class StepCache:
                 body = {"format": FORMAT, "step": step, "files": digests}
                 entry = {"sha256": _sha256_of(body), "body": body}
                 (new / "entry.json").write_text(json.dumps(entry), encoding="utf-8")
-                if not (
-                    self.folder / key
-                ).exists():  # else another run was faster: its entry is as good
+                try:
                     os.rename(new, self.folder / key)
+                except OSError:
+                    if not (self.folder / key).is_dir():  # else another run was faster
+                        raise
             self._make_room(keep=key)
         except OSError as error:
             self.progress.say(
