@@ -211,8 +211,8 @@ def test_two_runs_at_once_both_succeed_and_leave_one_whole_directory(tmp_path: P
     path = pipeline(tmp_path)
     code = (
         "import sys; from toy_parts import toy_registry; from crosslayer.runner import run;"
-        "again = lambda: run(sys.argv[1], registry=toy_registry(), runs_dir=sys.argv[2], threads=1);"
-        "[again() for _ in range(4)]"
+        "path, runs = sys.argv[1:];"
+        "[run(path, registry=toy_registry(), runs_dir=runs, threads=1) for _ in range(4)]"
     )
     search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command = [sys.executable, "-c", code, str(path), str(tmp_path / "runs")]
