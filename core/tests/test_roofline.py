@@ -325,7 +325,7 @@ def test_every_figure_of_a_preset_has_a_source(preset: str) -> None:
     spec = HardwareSpec(name=preset, **presets()[preset])
     parts: tuple[Any, ...] = (*spec.rates, *spec.memories, *spec.ports)
     sources = [part.source for part in parts]
-    sources += [spec.launch_source, *(note for note in spec.notes if note.startswith("power_w: "))]
+    sources += [spec.launch_source, spec.power_source]
     assert len(sources) == len(parts) + 2
     assert all(len(source) > 20 and "to be cited" not in source for source in sources)
     assert spec.power_w is not None

@@ -168,6 +168,9 @@ def check_plugin(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; `arguments` default to the process's own."""
     session: dict[str, Any] = {"debug": False, "only": None, "registry": None, "plugin": None}
+    # pydantic looks through every installed distribution for plugins of its own at its first use,
+    # a tenth of what `describe` takes
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without "µ" is no reason to fail
     code = _exit_code(sys.argv[1:] if arguments is None else list(arguments), session)

@@ -50,8 +50,8 @@ class Roofline:
 
     def __init__(self, params: RooflineParams) -> None:
         self.params = params
-        preset = presets()[params.preset]
-        self._spec = HardwareSpec(name=f"roofline:{params.preset}", **preset)
+        spec = HardwareSpec(name=f"roofline:{params.preset}", **presets()[params.preset])
+        self._spec = spec.replace(notes=(*spec.notes, _about_sparsity(spec, params.packed_kernels)))
         self._rates = {(rate.format, rate.sparsity): rate.flops_per_s for rate in self._spec.rates}
         self._bytes_per_s = self._spec.memories[0].bytes_per_s
         overhead = params.launch_overhead_s
@@ -143,6 +143,14 @@ def held_by(name: str) -> frozenset[str]:
         narrow = "int4" if form.bits <= 4 else "int8"
         element = "nvfp4" if form.kind == "float" else narrow
     return frozenset(HELD_BY[element])
+
+
+def _about_sparsity(spec: HardwareSpec, packed: bool) -> str:
+    """What happens to pruned weights on this hardware, for the report."""
+    fast = sorted({rate.sparsity for rate in spec.rates if rate.sparsity})
+    others = f"N:M patterns other than {', '.join(fast)}" if fast else "N:M patterns"
+    read = "read packed, where that is smaller" if packed else "read unpacked"
+    return f"{spec.name} computes {others} dense; their weights are {read}."
 
 
 def _column(values: Any, rows: int) -> Any:

@@ -50,4 +50,5 @@ class HardwareSpec(Value):
     clock_hz: float | None = None
     area_mm2: float | None = None
     power_w: float | None = None
+    power_source: str = ""
     notes: tuple[str, ...] = ()
