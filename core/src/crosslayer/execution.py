@@ -4,30 +4,25 @@ by its inputs.
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from crosslayer.contracts.model import ModelSpec
 from crosslayer.contracts.report import Figure, Metric, Report, Table, WrittenFile
-from crosslayer.errors import ComponentError, CrosslayerError
-from crosslayer.kinds import Instance, ModelArtifact, RunContext, Stack
+from crosslayer.errors import ComponentError
+from crosslayer.kinds import Instance, ModelArtifact, Stack
 from crosslayer.lazylive import LazyLive
 from crosslayer.pipeline.parts import Part, resolve
 from crosslayer.pipeline.schema import Pipeline, Simulate, names_of
 from crosslayer.pipeline.topology import topology_of
 from crosslayer.progress import Progress
 from crosslayer.registry import Registry
-from crosslayer.results import Step
 from crosslayer.rundir import slug
-from crosslayer.stepcache import StepCache, sha256_file
+from crosslayer.stepcache import sha256_file
 from crosslayer.stepkey import library_versions, model_key, part_inputs, source_digest, step_key
-
-T = TypeVar("T")
+from crosslayer.steps import Steps, below, naming
 
 
 @dataclass(frozen=True)
@@ -39,29 +34,18 @@ class _Model:
 
 
 class Execution:
-    """Runs a checked pipeline, writing below `folder`; afterwards has steps, reports and parts."""
+    """Runs a checked pipeline; afterwards `steps` has what was reported, `parts` who did it.
+
+    scratch: a folder for what no run directory needs to keep.
+    """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        registry: Registry,
-        folder: Path,
-        scratch: Path,
-        threads: int,
+        self, pipeline: Pipeline, registry: Registry, folder: Path, scratch: Path, threads: int,
         progress: Progress,
-    ) -> None:
-        self.pipeline, self.registry, self.folder, self.scratch = (
-            pipeline,
-            registry,
-            folder,
-            scratch,
-        )
+    ) -> None:  # fmt: skip
+        self.pipeline, self.registry, self.scratch = pipeline, registry, scratch
         self.threads, self.progress = threads, progress
-        self.cache = StepCache(progress=progress)
-        self.steps: list[Step] = []
-        self.reports: list[
-            tuple[str, Report]
-        ] = []  # with the name that tells equal names of metrics apart
+        self.steps = Steps(folder, pipeline.seed, threads, progress)
         self.parts: dict[str, list[Part]] = {}
         self.live = False
 
@@ -93,10 +77,6 @@ class Execution:
         self.parts.setdefault(table, []).append(part)
         return part
 
-    def _context(self, output: Path) -> RunContext:
-        output.mkdir(parents=True, exist_ok=True)
-        return RunContext(self.pipeline.seed, output, self.progress, threads=self.threads)
-
     def _live_inputs(self) -> dict[str, Any]:
         """What else a result depends on where numbers are computed on a live model."""
         return {"threads": self.threads, "libraries": library_versions()}
@@ -107,7 +87,7 @@ class Execution:
         models = {}
         for name, table in zip(names_of(self.pipeline.models), self.pipeline.models, strict=True):
             part = self._part("model", "model", table.use, table.params)
-            with self._step(f"model {name}"):
+            with self.steps.step(f"model {name}"):
                 artifact: ModelArtifact = part.build(self.registry)
             models[name] = _Model(artifact, model_key(part, artifact))
             self.live |= artifact.live is not None
@@ -124,8 +104,8 @@ class Execution:
 
         def reopen(files: Mapping[str, Path]) -> Any:
             """The live result of the cached step: restored from its files, else made again."""
-            context = self._context(self.scratch / slug(label))
-            with _naming(label):
+            context = self.steps.context(self.scratch / slug(label))
+            with naming(label):
                 if hasattr(component, "restore"):
                     try:
                         return _has_live(component.restore(before, files, context))
@@ -145,7 +125,7 @@ class Execution:
                 "metrics": [metric.to_json() for metric in made.metrics],
                 "tables": [table.to_json() for table in made.tables],
                 "figures": [figure.to_json() for figure in made.figures],
-                "files": {name: _below(path, output, label) for name, path in made.files.items()},
+                "files": {name: below(path, output, label) for name, path in made.files.items()},
             }
 
         def load(body: Mapping[str, Any], output: Path) -> ModelArtifact:
@@ -160,11 +140,11 @@ class Execution:
                 files=files,
             )
 
-        made, output = self._cached(
+        made, output = self.steps.cached(
             label, key, lambda context: component.transform(before, context), dump, load
         )
         written = tuple(
-            WrittenFile(name=name, path=_below(path, output, label), sha256=sha256_file(path))
+            WrittenFile(name=name, path=below(path, output, label), sha256=sha256_file(path))
             for name, path in sorted(made.files.items())
         )
         report = Report(
@@ -174,7 +154,7 @@ class Execution:
             figures=made.figures,
             files=written,
         )
-        self._add(part.name, report, output)
+        self.steps.add(part.name, report, output)
         return _Model(made, key)
 
     def _instances(self, models: Mapping[str, _Model]) -> list[tuple[Instance, dict[str, Any]]]:
@@ -216,7 +196,7 @@ class Execution:
 
         steps = steps_of(instance.model, self.pipeline.workload)
         graphs = tuple(lower(instance.model.spec, step, instance.parallel) for step in steps)
-        with self._step(f"hardware of {instance.name}"):
+        with self.steps.step(f"hardware of {instance.name}"):
             return replace(instance, accelerator=tune(graphs))
 
     def _estimate(
@@ -231,7 +211,7 @@ class Execution:
             fields=inputs["fields"], accelerator=inputs["accelerator"], workload=workload,
             network=network and network.to_json(), source=source_digest("crosslayer"),
         )  # fmt: skip
-        self._report(
+        self.steps.report(
             f"estimate {instance.name}", instance.name, key,
             lambda _: estimate_report(instance, original.artifact, network=network, **workload),
         )  # fmt: skip
@@ -265,7 +245,7 @@ class Execution:
 
     def _simulator(self, table: Simulate, part: Part, key: str, stack: Stack) -> None:
         simulator = part.build(self.registry)
-        self._report(
+        self.steps.report(
             f"simulate {table.step}",
             table.step,
             key,
@@ -303,109 +283,10 @@ class Execution:
     def _evaluator(self, part: Part, key: str, stack: Stack) -> None:
         evaluator = part.build(self.registry)
         label = f"evaluate {part.use}"
-        self._report(label, part.name, key, lambda context: evaluator.evaluate(stack, context))
-
-    # How a step runs
-
-    def _report(
-        self, label: str, name: str, key: str, make: Callable[[RunContext], Report]
-    ) -> None:
-        """A step whose result is a report; its files are named from its own output folder."""
-        made, output = self._cached(
-            label, key, make,
-            lambda report, _: {"report": report.to_json()},
-            lambda body, _: Report.from_json(body["report"]),
-        )  # fmt: skip
-        self._add(name, made, output)
-
-    def _add(self, name: str, report: Report, output: Path) -> None:
-        """Keeps a report, its files named from the run directory."""
-        files = []
-        for file in report.files:
-            path = output / _below(output / file.path, output, name)
-            if not path.is_file():
-                raise ComponentError(
-                    f"step {name}: reports a file {file.path!r} that it did not write"
-                )
-            place = path.relative_to(self.folder).as_posix()
-            files.append(
-                file.replace(path=place, sha256=sha256_file(path), name=f"{name}/{file.name}")
-            )
-        self.reports.append((name, report.replace(files=tuple(files))))
-        if output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
-
-    def _cached(
-        self,
-        label: str,
-        key: str,
-        make: Callable[[RunContext], T],
-        dump: Callable[[T, Path], dict[str, Any]],
-        load: Callable[[Mapping[str, Any], Path], T],
-    ) -> tuple[T, Path]:
-        """The step's result, from the cache if it is there, and its output folder."""
-        output = self._output(label)
-        entry = self.cache.get(key, label)
-        if entry is not None:
-            try:
-                entry.put_files(output)
-                found = load(entry.body, output)
-            except Exception as error:
-                self.cache.discard(key, label, f"{type(error).__name__}: {error}")
-                shutil.rmtree(output, ignore_errors=True)
-            else:
-                with self._step(label, cached=True):
-                    return found, output
-        context = self._context(output)
-        with self._step(label):
-            made = make(context)
-            self.cache.put(key, dump(made, output), output)
-        return made, output
-
-    def _output(self, label: str) -> Path:
-        """A folder below `files` that no other step has."""
-        output = self.folder / "files" / slug(label)
-        while output.exists():
-            output = output.with_name(f"{output.name}-2")
-        output.mkdir(parents=True)
-        return output
-
-    @contextmanager
-    def _step(self, label: str, cached: bool = False) -> Iterator[None]:
-        start = time.perf_counter()
-        with _naming(label):
-            yield
-        seconds = time.perf_counter() - start
-        self.steps.append(Step(label, seconds, cached))
-        self.progress.say(f"{label}: {'cached' if cached else f'{seconds:.1f} s'}")
-
-
-@contextmanager
-def _naming(label: str) -> Iterator[None]:
-    """Failures inside name the step."""
-    try:
-        yield
-    except CrosslayerError as error:
-        if isinstance(error, ComponentError) and str(error).startswith("step "):
-            raise
-        named = ComponentError(f"step {label}: {error}")
-        named.exit_code = error.exit_code if error.exit_code in (2, 3) else 4
-        raise named from error
-    except Exception as error:
-        raise ComponentError(f"step {label} failed: {type(error).__name__}: {error}") from error
+        self.steps.report(label, part.name, key, lambda context: evaluator.evaluate(stack, context))
 
 
 def _has_live(made: ModelArtifact) -> Any:
     if made.live is None:
         raise ComponentError("its result has no live model, though it was given one")
     return made.live
-
-
-def _below(path: Path, output: Path, label: str) -> str:
-    """A written file's path from the step's output folder. Errors: ComponentError for one that is
-    not in it.
-    """
-    resolved, root = Path(path).resolve(), output.resolve()
-    if not resolved.is_relative_to(root):
-        raise ComponentError(f"step {label}: wrote {path}, which is outside its output folder")
-    return resolved.relative_to(root).as_posix()

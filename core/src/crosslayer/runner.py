@@ -62,7 +62,7 @@ def run(
     ):
         execution = Execution(checked, registry, folder, Path(scratch), threads, progress)
         execution.run()
-        report = merged(checked.name, execution.reports)
+        report = merged(checked.name, execution.steps.reports)
         versions = _versions(execution)
         info = {
             "started": started.isoformat(timespec="seconds"),
@@ -73,7 +73,7 @@ def run(
             "versions": versions,
             "steps": [
                 {"step": step.name, "seconds": round(step.seconds, 3), "cached": step.cached}
-                for step in execution.steps
+                for step in execution.steps.done
             ],
             "wall_clock": [
                 json.loads(metric.to_json()) for metric in report.metrics if metric.wall_clock
@@ -82,7 +82,7 @@ def run(
         _say_what_changed(checked, versions, progress)
         lock = lock_text(checked, execution.parts, versions, place)
         _write(folder, report, info, text, lock)
-    return Run(checked, report, place, tuple(execution.steps), info)
+    return Run(checked, report, place, tuple(execution.steps.done), info)
 
 
 def _checked(pipeline: Pipeline | str | Path, registry: Registry) -> Pipeline:

@@ -1,0 +1,132 @@
+"""How a step of a run happens: cached or made, timed, its files kept, its failures named."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from crosslayer.contracts.report import Report
+from crosslayer.errors import ComponentError, CrosslayerError
+from crosslayer.kinds import RunContext
+from crosslayer.progress import Progress
+from crosslayer.results import Step
+from crosslayer.rundir import slug
+from crosslayer.stepcache import StepCache, sha256_file
+
+T = TypeVar("T")
+
+
+class Steps:
+    """Runs steps that write below `folder`/files; keeps what each took and what it reports.
+
+    reports: each with the name that tells equal names of metrics apart.
+    """
+
+    def __init__(self, folder: Path, seed: int, threads: int, progress: Progress) -> None:
+        self.folder, self.seed, self.threads, self.progress = folder, seed, threads, progress
+        self.cache = StepCache(progress=progress)
+        self.done: list[Step] = []
+        self.reports: list[tuple[str, Report]] = []
+
+    def context(self, output: Path) -> RunContext:
+        output.mkdir(parents=True, exist_ok=True)
+        return RunContext(self.seed, output, self.progress, threads=self.threads)
+
+    def report(self, label: str, name: str, key: str, make: Callable[[RunContext], Report]) -> None:
+        """A step whose result is a report; its files are named from its own output folder."""
+        made, output = self.cached(
+            label, key, make,
+            lambda report, _: {"report": report.to_json()},
+            lambda body, _: Report.from_json(body["report"]),
+        )  # fmt: skip
+        self.add(name, made, output)
+
+    def add(self, name: str, report: Report, output: Path) -> None:
+        """Keeps a report, its files named from the run directory."""
+        files = []
+        for file in report.files:
+            path = output / below(output / file.path, output, name)
+            if not path.is_file():
+                raise ComponentError(
+                    f"step {name}: reports a file {file.path!r} that it did not write"
+                )
+            place = path.relative_to(self.folder).as_posix()
+            files.append(
+                file.replace(path=place, sha256=sha256_file(path), name=f"{name}/{file.name}")
+            )
+        self.reports.append((name, report.replace(files=tuple(files))))
+        if output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+
+    def cached(
+        self,
+        label: str,
+        key: str,
+        make: Callable[[RunContext], T],
+        dump: Callable[[T, Path], dict[str, Any]],
+        load: Callable[[Mapping[str, Any], Path], T],
+    ) -> tuple[T, Path]:
+        """The step's result, from the cache if it is there, and its output folder."""
+        output = self._output(label)
+        entry = self.cache.get(key, label)
+        if entry is not None:
+            try:
+                entry.put_files(output)
+                found = load(entry.body, output)
+            except Exception as error:
+                self.cache.discard(key, label, f"{type(error).__name__}: {error}")
+                shutil.rmtree(output, ignore_errors=True)
+            else:
+                with self.step(label, cached=True):
+                    return found, output
+        context = self.context(output)
+        with self.step(label):
+            made = make(context)
+            self.cache.put(key, dump(made, output), output)
+        return made, output
+
+    def _output(self, label: str) -> Path:
+        """A folder below `files` that no other step has."""
+        output = self.folder / "files" / slug(label)
+        while output.exists():
+            output = output.with_name(f"{output.name}-2")
+        output.mkdir(parents=True)
+        return output
+
+    @contextmanager
+    def step(self, label: str, cached: bool = False) -> Iterator[None]:
+        start = time.perf_counter()
+        with naming(label):
+            yield
+        seconds = time.perf_counter() - start
+        self.done.append(Step(label, seconds, cached))
+        self.progress.say(f"{label}: {'cached' if cached else f'{seconds:.1f} s'}")
+
+
+@contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Failures inside name the step."""
+    try:
+        yield
+    except CrosslayerError as error:
+        if isinstance(error, ComponentError) and str(error).startswith("step "):
+            raise
+        named = ComponentError(f"step {label}: {error}")
+        named.exit_code = error.exit_code if error.exit_code in (2, 3) else 4
+        raise named from error
+    except Exception as error:
+        raise ComponentError(f"step {label} failed: {type(error).__name__}: {error}") from error
+
+
+def below(path: Path, output: Path, label: str) -> str:
+    """A written file's path from the step's output folder. Errors: ComponentError for one that is
+    not in it.
+    """
+    resolved, root = Path(path).resolve(), output.resolve()
+    if not resolved.is_relative_to(root):
+        raise ComponentError(f"step {label}: wrote {path}, which is outside its output folder")
+    return resolved.relative_to(root).as_posix()
