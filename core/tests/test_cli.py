@@ -286,7 +286,7 @@ def test_an_interruption_exits_130_without_a_traceback(site: Path) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(site: Path) -> None:
-    command = f"{sys.executable} -m crosslayer plugins --json | head -c 1"
+    command = f"'{sys.executable}' -m crosslayer plugins --json | head -c 1"
     ended = in_new_python(["bash", "-c", f"set -o pipefail; {command}"], site=site)
     assert ended.stdout == "{"
     assert ended.stderr == ""
