@@ -1,4 +1,4 @@
-"""For a run of pytest by hand: no deadlines. A nox session loads its own profiles after this one."""
+"""For a run of pytest by hand: no deadlines. A nox session loads its own profiles after this."""
 
 from hypothesis import settings
 
