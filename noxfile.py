@@ -236,7 +236,7 @@ def install_for_real(session: nox.Session, packages: Sequence[Package]) -> None:
         wanted.append(f"{wheel}{extras}")
     groups = [need for package in packages for need in needs_of_tests(package)]
     session.install("-q", *wanted, *TEST_TOOLS, *groups)
-    link(session, [ROOT / "ci" / "pytest"])
+    link(session, [ROOT / "ci" / "pytest_plugin"])
 
 
 def install_beside_shared(session: nox.Session, packages: Sequence[Package]) -> None:
@@ -244,7 +244,7 @@ def install_beside_shared(session: nox.Session, packages: Sequence[Package]) -> 
     site = shared_site(session)
     wheels = [str(wheel) for wheel in built(session, packages)]
     session.install("-q", "--no-deps", *wheels)
-    link(session, [site, ROOT / "ci" / "pytest"])
+    link(session, [site, ROOT / "ci" / "pytest_plugin"])
 
 
 def shared_site(session: nox.Session) -> Path:

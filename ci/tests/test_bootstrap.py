@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from catalogue import CORE, constraint_lines, read_catalogue, wheel_name
 
 SYSTEM_PYTHON = Path(sys.base_prefix) / "bin" / "python3"

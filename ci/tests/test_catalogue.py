@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from pathlib import Path
 
-import check_catalogue
 import pytest
+
+import check_catalogue
 from catalogue import CORE, Package, by_name, read_catalogue, sources_hash, third_party, wheel_name
 from check_alone import intruders
 

@@ -7,6 +7,7 @@ import configparser
 from pathlib import Path
 
 import pytest
+
 from catalogue import Package, read_catalogue
 from check_imports import early_imports, imports_at_import_time, linter_config
 

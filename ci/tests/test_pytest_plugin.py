@@ -18,7 +18,7 @@ EXPECTED = "import pytest\n@pytest.mark.xfail\ndef test_five():\n    assert Fals
 
 def outcome(folder: Path, text: str, ci: str) -> tuple[int, str]:
     (folder / "test_it.py").write_text(text, encoding="utf-8")
-    plugin = Path(__file__).resolve().parents[1] / "pytest"
+    plugin = Path(__file__).resolve().parents[1] / "pytest_plugin"
     command = ["-m", "pytest", "-p", "crosslayer_ci", "-p", "no:cacheprovider", "-c", "/dev/null"]
     variables = {**os.environ, "CI": ci, "PYTHONPATH": str(plugin)}
     done = subprocess.run(

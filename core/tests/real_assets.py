@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from crosslayer.errors import DependencyError
 from crosslayer.fetch import cached, fetch
 

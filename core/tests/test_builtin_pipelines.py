@@ -9,8 +9,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import crosslayer as cl
 import pytest
+
+import crosslayer as cl
 from crosslayer.discovery import discover
 from crosslayer.pipeline import check_file, check_pipeline
 from crosslayer.registry import Registry

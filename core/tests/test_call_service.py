@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+
 from crosslayer.call_service import IsolatedService, stack_pool, stack_seconds
 from crosslayer.contracts import ops
 from crosslayer.contracts.cost import Cost

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from example_plugins import crosslayer, in_new_python, install, write_dist_info
 
-import pytest
 from crosslayer.catalogue import packages
 from crosslayer.component import RESERVED_COMMANDS
 

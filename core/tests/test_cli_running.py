@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from example_plugins import crosslayer, install
-
 import pytest
+from example_plugins import crosslayer, install
 
 
 @pytest.fixture

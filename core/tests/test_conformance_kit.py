@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from crosslayer.discovery import discover
 from crosslayer.registry import KINDS, Registry
 from crosslayer.testing import check_plugin, checks_for

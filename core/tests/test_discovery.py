@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from example_plugins import install, write_dist_info
 
-import pytest
 from crosslayer.catalogue import installed_version, packages, wrong_distributions
 from crosslayer.discovery import discover
 from crosslayer.errors import DependencyError

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
-import crosslayer.fetch
 import pytest
+
+import crosslayer.fetch
 from crosslayer.errors import DependencyError, InputError
 from crosslayer.fetch import Asset, assets, cached, catalogue, fetch
 from crosslayer.progress import Progress

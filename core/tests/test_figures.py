@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import pytest
 from sample_report import BLOCKS, MARKUP, bars, block_figure, in_another_process, sweep_figure
 
-import pytest
 from crosslayer.contracts.report import Panel, Series
 from crosslayer.render import figures
 

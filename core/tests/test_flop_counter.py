@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from crosslayer.contracts import ops
 from crosslayer.contracts.lowering import lower
 from crosslayer.contracts.model import Attention, ModelSpec

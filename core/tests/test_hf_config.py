@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hf_cases import CASES, PUBLISHED
 
-import pytest
 from crosslayer.contracts.hf_config import MODEL_TYPES, spec_from_config, spec_from_directory
 from crosslayer.contracts.hf_defaults import DEFAULTS
 from crosslayer.contracts.model import (

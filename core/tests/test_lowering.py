@@ -5,9 +5,9 @@ from __future__ import annotations
 import resource
 
 import numpy as np
+import pytest
 from arrays import Array
 
-import pytest
 from crosslayer.accelerators.params import RooflineParams
 from crosslayer.accelerators.roofline import Roofline
 from crosslayer.contracts import ops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from crosslayer.contracts.model import Attention, Conv, Elementwise, Linear, Norm, SelectiveScan
 from crosslayer.contracts.model_builders import Convolution, conv_stack, mlp, vision_mamba
 from crosslayer.errors import InputError

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import pytest
 from crosslayer.contracts.hf_config import MODEL_TYPES, spec_from_config
 from crosslayer.contracts.kv import KVCurve
 from crosslayer.contracts.model import (

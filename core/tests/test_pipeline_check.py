@@ -5,12 +5,12 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+import pytest
 from bad_pipelines import BAD, MACHINE, MODEL
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_parts import toy_registry
 
-import pytest
 from crosslayer.errors import InputError
 from crosslayer.pipeline import Pipeline, PipelineErrors, check_file, check_pipeline
 from crosslayer.pipeline.toml_text import toml_text

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_serving import Fifo, M, Plan, ToyWorld, Vote, call, pool, requests, times
 
-import pytest
 from crosslayer.contracts.requests import Request, Stage, single
 from crosslayer.contracts.serving import (
     CallResult,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from toy_serving import Fifo, M, Plan, ToyWorld, call, pool, requests
 
-import pytest
 from crosslayer.contracts.requests import LLMCall, single
 from crosslayer.contracts.serving import (
     Done,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from crosslayer.errors import InputError
 from crosslayer.models import presets
 from crosslayer.models.params import PresetParams

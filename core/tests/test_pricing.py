@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from arrays import Array
 
-import pytest
 from crosslayer.accelerators.params import RooflineParams
 from crosslayer.accelerators.roofline import Roofline
 from crosslayer.contracts import ops

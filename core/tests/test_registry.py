@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pytest
 from example_plugins import install
 
-import pytest
 from crosslayer.catalogue import packages
 from crosslayer.component import Command, Component
 from crosslayer.discovery import discover

@@ -7,6 +7,7 @@ import io
 import re
 from html.parser import HTMLParser
 
+import pytest
 from rich.console import Console
 from sample_report import (
     MARKUP,
@@ -19,7 +20,6 @@ from sample_report import (
     quickstart_report,
 )
 
-import pytest
 from crosslayer.contracts.report import (
     Column,
     Metric,

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import devtools
+import pytest
 from sample_report import MARKUP, PIPELINE, RUN_INFO, quickstart_report
 from test_render import hostile_report
 
-import pytest
 from crosslayer.contracts.report import Column, Metric, Report, Table
 from crosslayer.render import html
 

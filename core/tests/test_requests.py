@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import pytest
 from crosslayer.contracts.requests import (
     Labels,
     LLMCall,

@@ -7,10 +7,10 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-import pytest
 from crosslayer.accelerators.params import RooflineParams, presets
 from crosslayer.accelerators.roofline import Roofline
 from crosslayer.contracts import ops

@@ -9,13 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import toy_parts
 from toy_parts import CALLS, toy_registry
 from toy_runs import PIPELINE, go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 import crosslayer as cl
-import pytest
 from crosslayer.contracts.report import Metric, Report
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.progress import Progress

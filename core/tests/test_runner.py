@@ -6,11 +6,11 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from toy_parts import CALLS, toy_registry
 from toy_runs import PIPELINE, go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
-import pytest
 from crosslayer.runner import run
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from pydantic import ValidationError
 
-import pytest
 from crosslayer.contracts.serving import (
     CallSeconds,
     FinishedCall,

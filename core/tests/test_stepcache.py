@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from crosslayer.progress import Progress
 from crosslayer.stepcache import StepCache
 from crosslayer.stepkey import content_digest, source_digest, step_key

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from real_assets import fetched
 
-import pytest
 from crosslayer.errors import InputError
 from crosslayer.texts import articles, token_windows
 from crosslayer.wikitext import pages, plain_text

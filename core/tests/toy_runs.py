@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from toy_parts import CALLS, toy_registry
 
 import crosslayer as cl
-import pytest
 from crosslayer.runner import run
 
 PIPELINE = """\

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
-import pytest
 from crosslayer.errors import DependencyError
 from crosslayer.fetch import fetch
 from crosslayer.kinds import ModelArtifact, RunContext

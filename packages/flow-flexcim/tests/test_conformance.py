@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from crosslayer.testing import BoundCheck, checks_for
 
 # Read when tests are collected, so not a fixture.

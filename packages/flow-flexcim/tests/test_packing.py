@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest
 from crosslayer.contracts.formats import NMSparsity, number_format, pack, unpack
 from crosslayer.errors import InputError
 from flow_flexcim import packing

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from pydantic import ValidationError
 
-import pytest
 from flow_flexcim.params import FlowParams
 
 

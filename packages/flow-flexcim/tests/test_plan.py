@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest
 from crosslayer.contracts.model import Linear
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError

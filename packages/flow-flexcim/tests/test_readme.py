@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from conftest import asset
 
-import pytest
 from crosslayer.kinds import ModelArtifact
 
 README = Path(__file__).resolve().parents[1] / "README.md"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pytest
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
 from crosslayer.kinds import ModelArtifact

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import asset
 
-import pytest
 from crosslayer.contracts.formats import NMSparsity, pack, unpack
 from crosslayer.evaluators import nll_and_argmax
 from crosslayer.kinds import ModelArtifact, RunContext

@@ -8,10 +8,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import TINY
 
-import pytest
 from crosslayer.contracts.formats import NMSparsity, pack, unpack
 from crosslayer.contracts.model import Linear, ModelSpec
 from crosslayer.errors import InputError
