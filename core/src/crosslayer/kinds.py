@@ -21,6 +21,7 @@ from crosslayer.progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
+    from crosslayer.backends.protocol import TextBackend
     from crosslayer.contracts.cost import Cost, CostTable
     from crosslayer.contracts.hardware import HardwareSpec
     from crosslayer.contracts.lowering import Parallel, StepShape, StepTable
@@ -145,7 +146,8 @@ class Simulator(Protocol):
     """A whole stack and requests to a report.
 
     Optional: `service(stack) -> CallService`, so that another simulator can run its model calls
-    inside this one.
+    inside this one; `simulate_closed(stack, loop: crosslayer.traces.ClosedLoop, context) -> Report`
+    for users who wait for each answer ([workload] arrivals = "closed").
     """
 
     def simulate(self, stack: Stack, trace: RequestTrace | None, context: RunContext) -> Report: ...
@@ -201,13 +203,16 @@ class Stack:
     """What the runner assembles from a pipeline and hands to simulators and evaluators; every part
     is optional.
 
-    originals: each instance's model before any transform, by instance name.
+    originals: each instance's model before any transform, by instance name. pool: what the policy
+    chooses from, None for a member an instance. backends: what members say, by member name.
     """
 
     instances: tuple[Instance, ...] = ()
     policy: ServingPolicy | None = None
     network: Topology | None = None
     originals: Mapping[str, ModelArtifact] = field(default_factory=dict)
+    pool: Pool | None = None
+    backends: Mapping[str, TextBackend] = field(default_factory=dict)
 
     def instance(self, name: str | None = None) -> Instance:
         """The instance of that name; None: the only one."""
@@ -245,7 +250,8 @@ class Stack:
     ) -> tuple[ServedRequest, ...]:
         """Run the policy loop over requests in order of arrival: see `crosslayer.serve.serve`.
 
-        backend None: lengths only. pool None: a member for each instance. No policy: one call each.
+        backend None: lengths only. pool None: the stack's, else a member for each instance. No
+        policy: one call each.
         """
         from crosslayer.call_service import stack_pool
         from crosslayer.serve import OneCall, serve
@@ -253,7 +259,7 @@ class Stack:
         return serve(
             requests,
             self.policy or OneCall(),
-            pool or stack_pool(self),
+            pool or self.pool or stack_pool(self),
             service,
             backend,
             seed=seed,

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from crosslayer.serve import Backend
 
 
+def call_seed(seed: int, id: str) -> int:
+    """The seed that a run's backend gets for one call; id: "<request id>/<call id>"."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:4], "big")
+
+
 @dataclass
 class _Job:
     """A request on its way."""
@@ -239,7 +244,7 @@ class PolicyLoop:
                     " needs an id of its own (`call.to(member, sample)` makes one)"
                 )
             self._used.add(id)
-            said = self._backend.answer(call, self._seed_of(id))
+            said = self._backend.answer(call, call_seed(self._seed, id))
             prompt = call.prompt_tokens if said.prompt_tokens is None else said.prompt_tokens
             lengths = {"prompt_tokens": prompt, "output_tokens": said.output_tokens}
             sent = call.model_copy(update={"id": id, **lengths})
@@ -353,9 +358,6 @@ class PolicyLoop:
             for member in self._pool.members
         )
         return self._pool.model_copy(update={"members": members})
-
-    def _seed_of(self, id: str) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self._seed}/{id}".encode()).digest()[:4], "big")
 
     def _number(self) -> int:
         self._numbers += 1

@@ -140,7 +140,7 @@ class Recorder:
 
     def __init__(self, backend: TextBackend, file: str | Path) -> None:
         self.model = backend.model
-        self._backend = backend
+        self.backend = backend
         self._file = Path(file)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._stream = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -176,7 +176,7 @@ class Recorder:
                 done(i, generation)
 
         if missing:
-            self._backend.generate([prompts[i] for i in missing], write)
+            self.backend.generate([prompts[i] for i in missing], write)
         return tuple(found[i] for i in range(len(prompts)))
 
     def _write(self, made: Sequence[Record]) -> None:
@@ -186,7 +186,7 @@ class Recorder:
 
     def usage(self) -> Usage:
         """Of the backend: what came from the file cost nothing."""
-        return self._backend.usage()
+        return self.backend.usage()
 
     def close(self) -> None:
         """Close the file; the recorder cannot be used afterwards."""

@@ -19,6 +19,8 @@ class ReplayBackend:
     Errors: InputError, on opening for a bad line or an unknown model, later for an unknown call.
     """
 
+    recorded = True  # what it says is no measurement of this run
+
     def __init__(self, file: str | Path, model: str | None = None, *, strict: bool = True) -> None:
         self._file, self._strict = Path(file), strict
         every = read_records(self._file)

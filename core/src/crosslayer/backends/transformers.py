@@ -82,6 +82,10 @@ class TransformersBackend:
             raise InputError(f"a prompt without a token cannot be continued: {text[:60]!r}")
         return tuple(int(one) for one in ids)
 
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """How many tokens the model reads for these messages."""
+        return len(self.prompt_ids(messages))
+
     def _templated(self, messages: Sequence[Message]) -> str:
         turns = [message.model_dump() for message in messages]
         try:

@@ -1,0 +1,165 @@
+"""The built-in simulator `isolated`: every call alone on an idle instance of its member.
+
+No queue, no batch, no prefix cache: the floor under what any serving system can reach with these
+calls, and what a policy's extra calls cost by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from crosslayer.backends.members import MemberBackend
+from crosslayer.call_service import IsolatedService
+from crosslayer.contracts.report import (
+    Cell,
+    Column,
+    Figure,
+    Metric,
+    Panel,
+    Report,
+    Series,
+    Table,
+)
+from crosslayer.contracts.serving import ServedRequest
+from crosslayer.errors import InputError
+from crosslayer.serving_params import IsolatedParams
+from crosslayer.written import write_csv
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.requests import RequestTrace
+    from crosslayer.kinds import RunContext, Stack
+
+PERCENTILES = (50, 90, 99)
+COLUMNS = (
+    Column(name="request"),
+    Column(name="arrival", unit="s"),
+    Column(name="first token", unit="s", provenance="modelled"),
+    Column(name="latency", unit="s", provenance="modelled"),
+    Column(name="calls"),
+    Column(name="prompt tokens", unit="token"),
+    Column(name="output tokens", unit="token"),
+    Column(name="members"),
+)
+
+
+class Isolated:
+    """Prices each call with the stack's step costs; the policy loop runs over them."""
+
+    def __init__(self, params: IsolatedParams | None = None) -> None:
+        self.params = params or IsolatedParams()
+
+    def service(self, stack: Stack) -> IsolatedService:
+        """The same service for another simulator's calls."""
+        return IsolatedService.for_stack(stack)
+
+    def simulate(self, stack: Stack, trace: RequestTrace | None, context: RunContext) -> Report:
+        """Percentiles of time to first token and latency, a table of requests, all in a CSV file.
+
+        Time to first token: from arrival to the first token of any of the request's calls. What
+        calls say comes from the stack's backends where they have messages; else each is as long as
+        it says. Errors: InputError without requests.
+        """
+        if trace is None or not len(trace):
+            raise InputError("isolated needs requests to serve; add a [workload]")
+        asks = bool(stack.backends) and all(
+            call.messages for request in trace for call in request.calls
+        )
+        backend = MemberBackend(stack.backends) if asks else None
+        requests = context.progress.track(trace, "serving", total=len(trace))
+        served = stack.serve(requests, self.service(stack), backend, seed=context.seed)
+        rows = [_row(one) for one in served]
+        file = write_csv(context.output / "requests.csv", "requests", COLUMNS, rows)
+        source = f"isolated calls on {', '.join(instance.name for instance in stack.instances)}"
+        return Report(
+            title="Every call alone",
+            metrics=tuple(_metrics(served, rows, source)),
+            tables=(_table(rows, self.params.table_rows),),
+            figures=(_distribution(rows, source),),
+            files=(file,),
+            notes=("Every call runs alone on an idle instance: no queue, batch or prefix cache.",),
+        )
+
+
+def _row(one: ServedRequest) -> tuple[Cell, ...]:
+    arrival = one.request.arrival_ns
+    firsts = [
+        result.finished.first_token_ns
+        for result in one.results
+        if result.finished.first_token_ns is not None
+    ]
+    members = dict.fromkeys(result.call.model or "" for result in one.results)
+    return (
+        one.request.id,
+        arrival / 1e9,
+        (min(firsts) - arrival) / 1e9 if firsts else None,
+        one.seconds,
+        len(one.results) + len(one.cancelled),
+        sum(result.prompt_tokens for result in one.results),
+        sum(result.output_tokens for result in one.results),
+        ", ".join(members),
+    )
+
+
+def _metrics(
+    served: Sequence[ServedRequest], rows: list[tuple[Cell, ...]], source: str
+) -> list[Metric]:
+    common: dict[str, Any] = {"provenance": "modelled", "source": source, "samples": len(rows)}
+    made = []
+    for name, column in (("ttft", 2), ("latency", 3)):
+        values = [float(row[column] or 0) for row in rows if row[column] is not None]
+        for share, value in zip(
+            PERCENTILES, np.percentile(values, PERCENTILES) if values else (), strict=False
+        ):
+            made.append(
+                Metric(
+                    name=f"{name}_p{share}_s",
+                    value=float(value),
+                    unit="s",
+                    better="lower",
+                    **common,
+                )
+            )
+    for name, column, unit in (
+        ("calls_per_request", 4, "call/request"),
+        ("prompt_tokens_per_request", 5, "token/request"),
+        ("output_tokens_per_request", 6, "token/request"),
+    ):
+        mean = float(np.mean([float(row[column] or 0) for row in rows]))
+        made.append(Metric(name=name, value=mean, unit=unit, better="lower", **common))
+    if any(one.request.deadline_ns is not None for one in served):
+        with_one = [one for one in served if one.request.deadline_ns is not None]
+        late = sum(one.missed_deadline for one in with_one) / len(with_one)
+        late_of = common | {"samples": len(with_one)}
+        made.append(
+            Metric(name="missed_deadlines", value=late, unit="fraction", better="lower", **late_of)
+        )
+    return made
+
+
+def _table(rows: list[tuple[Cell, ...]], shown: int) -> Table:
+    note = "Times are from the request's arrival."
+    if len(rows) > shown:
+        note += f" The first {shown} of {len(rows)} requests; requests.csv has all of them."
+    return Table(
+        name="requests", title="Requests", columns=COLUMNS, rows=tuple(rows[:shown]), note=note
+    )
+
+
+def _distribution(rows: list[tuple[Cell, ...]], source: str) -> Figure:
+    """Latencies at 0, 1, ... 100 %: as many points for a million requests."""
+    shares = np.arange(101)
+    values = np.percentile([float(row[3] or 0) for row in rows], shares)
+    series = Series(
+        label="latency", x=tuple(float(value) for value in values), y=tuple(shares / 100)
+    )
+    return Figure(
+        name="latency_distribution",
+        title="Share of requests that are over within a time",
+        x_label="latency (s)",
+        panels=(Panel(series=(series,), y_label="share of requests", kind="line"),),
+        provenance="modelled",
+        source=source,
+    )
