@@ -32,7 +32,9 @@ class Package:
     torch: bool = False
 
 
-CORE = Package(name="crosslayer", path="core", module="crosslayer", extras=("torch",), torch=True)
+CORE = Package(
+    name="crosslayer", path="core", module="crosslayer", extras=("openai", "torch"), torch=True
+)
 
 
 def read_catalogue(root: Path = ROOT) -> tuple[Package, ...]:

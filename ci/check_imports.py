@@ -16,7 +16,17 @@ from catalogue import CORE, ROOT, Package, read_catalogue
 
 # Optional parts of the core: imported inside the function that needs them.
 HEAVY = frozenset(
-    {"torch", "transformers", "gguf", "safetensors", "accelerate", "pandas", "pyarrow"}
+    {
+        "torch",
+        "transformers",
+        "gguf",
+        "safetensors",
+        "accelerate",
+        "pandas",
+        "pyarrow",
+        "openai",
+        "ray",
+    }
 )
 # Listing components reads these two files of every package, so they stay light.
 LIGHT_FILES = ("plugin.py", "params.py")
