@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from crosslayer.cli_group import LazyGroup, LightCommand, registry_of
+from crosslayer.cli_traces import trace
 from crosslayer.errors import CrosslayerError
 
 BROKEN_PIPE = 141  # what a shell shows for a process that SIGPIPE ended
@@ -163,6 +164,9 @@ def check_plugin(
     from crosslayer import cli_running
 
     raise typer.Exit(cli_running.check_plugin(name, registry_of(ctx), as_json))
+
+
+app.add_typer(trace, name="trace")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

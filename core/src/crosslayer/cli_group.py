@@ -39,6 +39,10 @@ class LightCommand(_HelpIsOff, TyperCommand):
     """A command with flags only, which parses them without pydantic."""
 
 
+class LightGroup(_HelpIsOff, TyperGroup):
+    """A group of commands that starts no pydantic for its --help."""
+
+
 class LazyGroup(_HelpIsOff, TyperGroup):
     """The core's commands, and those that plugins declare.
 

@@ -23,7 +23,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 RESERVED_COMMANDS = frozenset(
     {
         *("check", "check-plugin", "compare", "describe", "doctor", "fetch"),
-        *("help", "new", "plugins", "run", "sweep", "version"),
+        *("help", "new", "plugins", "run", "sweep", "trace", "version"),
     }
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 from crosslayer.contracts.model import ModelSpec
 from crosslayer.contracts.report import Figure, Metric, Report, Table, WrittenFile
 from crosslayer.errors import ComponentError
-from crosslayer.kinds import Instance, ModelArtifact, Stack
+from crosslayer.kinds import Instance, ModelArtifact, RunContext, Stack
 from crosslayer.lazylive import LazyLive
 from crosslayer.pipeline.parts import Part, resolve
 from crosslayer.pipeline.schema import Pipeline, Simulate, names_of
@@ -193,8 +193,10 @@ class Execution:
 
         from crosslayer.contracts.lowering import lower
         from crosslayer.pipeline.trial import steps_of
+        from crosslayer.traces.workload import with_lengths
 
-        steps = steps_of(instance.model, self.pipeline.workload)
+        workload = with_lengths(self.pipeline.workload, self.pipeline.folder)
+        steps = steps_of(instance.model, workload)
         graphs = tuple(lower(instance.model.spec, step, instance.parallel) for step in steps)
         with self.steps.step(f"hardware of {instance.name}"):
             return replace(instance, accelerator=tune(graphs))
@@ -203,8 +205,10 @@ class Execution:
         self, instance: Instance, original: _Model, inputs: dict[str, Any], network: Any
     ) -> None:
         from crosslayer.estimate import estimate_report
+        from crosslayer.traces.workload import with_lengths
 
-        workload = self.pipeline.workload.model_dump()
+        whole = with_lengths(self.pipeline.workload, self.pipeline.folder)
+        workload = whole.model_dump(include={"prompt_tokens", "output_tokens", "batch_size"})
         key = step_key(
             "estimate", spec=instance.model.spec.to_json(),
             original=original.artifact.spec.to_json(),
@@ -222,6 +226,8 @@ class Execution:
         before: Mapping[str, _Model],
         network: Any,
     ) -> None:
+        from crosslayer.traces.workload import workload_inputs
+
         policy = None
         if self.pipeline.policy is not None:
             part = self._part(
@@ -240,17 +246,27 @@ class Execution:
                 seed=self.pipeline.seed,
                 policy=policy and part_inputs(policy[0]), network=network and network.to_json(),
                 source=source_digest("crosslayer"), live=self._live_inputs() if self.live else None,
+                workload=workload_inputs(
+                    table.served(self.pipeline.workload), self.pipeline.folder
+                ),
             )  # fmt: skip
             self._simulator(table, part, key, stack)
 
     def _simulator(self, table: Simulate, part: Part, key: str, stack: Stack) -> None:
         simulator = part.build(self.registry)
-        self.steps.report(
-            f"simulate {table.step}",
-            table.step,
-            key,
-            lambda context: simulator.simulate(stack, None, context),
-        )
+
+        def simulate(context: RunContext) -> Report:
+            from crosslayer.traces.closed_loop import ClosedLoop
+            from crosslayer.traces.workload import requests_of
+
+            workload = table.served(self.pipeline.workload)
+            requests = requests_of(workload, self.pipeline.folder, context)
+            closed = isinstance(requests, ClosedLoop)
+            serve = simulator.simulate_closed if closed else simulator.simulate
+            report: Report = serve(stack, requests, context)
+            return report
+
+        self.steps.report(f"simulate {table.step}", table.step, key, simulate)
 
     def _evaluate(
         self,

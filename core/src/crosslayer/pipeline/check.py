@@ -7,11 +7,13 @@ lowered and offered to the accelerators.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from crosslayer.errors import CrosslayerError, InputError, nearest
 from crosslayer.parameters import ParameterErrors
+from crosslayer.pipeline.backends import backend_part
 from crosslayer.pipeline.parts import Part, resolve
 from crosslayer.pipeline.schema import Pipeline, Workload
 from crosslayer.pipeline.source import Problem, Source, key_text, read_source
@@ -53,7 +55,8 @@ def _check(
     parts = _Parts(source, registry, problems)
     for path, table in found.items():
         parts.add(path, table)
-    problems += References(source, found).problems
+    serves = any(getattr(part.params, "needs_pool", False) for part in parts.found.values())
+    problems += References(source, found, serves).problems
     if not problems:
         pipeline = _pipeline(source, found, file)
         problems += trial(source, pipeline, parts.found, registry)
@@ -74,6 +77,9 @@ class _Parts:
         self.found: dict[KeyPath, Part] = {}
 
     def add(self, path: KeyPath, table: Any) -> None:
+        if path[0] == "backend":
+            self._keep(path, (*path, "use"), lambda: backend_part(table, self.source.folder))
+            return
         kind = KIND_OF_TABLE.get(str(path[0]))
         if kind is None:
             return
@@ -86,8 +92,12 @@ class _Parts:
     def _resolve(
         self, kind: str, use: str, params: dict[str, Any], path: KeyPath, use_at: KeyPath
     ) -> None:
+        folder = self.source.folder
+        self._keep(path, use_at, lambda: resolve(self.registry, kind, use, params, folder))
+
+    def _keep(self, path: KeyPath, use_at: KeyPath, find: Callable[[], Part]) -> None:
         try:
-            self.found[path] = resolve(self.registry, kind, use, params, self.source.folder)
+            self.found[path] = find()
         except ParameterErrors as error:
             for key, message in error.problems:
                 at = (*path, *key)
@@ -99,11 +109,12 @@ class _Parts:
 class References:
     """Names: given where they must be, unique, and known where they are used."""
 
-    def __init__(self, source: Source, found: Found) -> None:
+    def __init__(self, source: Source, found: Found, serves: bool) -> None:
+        """serves: whether an evaluator serves requests."""
         self.source = source
         self.tables = {
             name: [(path, table) for path, table in found.items() if path[0] == name]
-            for name in ("model", "transform", "accelerator", "instance", "simulate")
+            for name in ("model", "transform", "accelerator", "instance", "backend", "simulate")
         }
         self.found = found
         self.problems: list[Problem] = []
@@ -114,10 +125,13 @@ class References:
             self._names_one(path, "on", table.on, "model", self.models)
         self._instances()
         self._simulators()
-        if ("policy",) in found and not self.tables["simulate"]:
+        self._workload()
+        self._pool()
+        if ("policy",) in found and not self.tables["simulate"] and not serves:
             self._bad(
                 ("policy",),
-                "[policy] plans requests, and nothing here serves any; add a [[simulate]] step",
+                "[policy] plans requests, and nothing here serves any; add a [[simulate]] step, or"
+                " evaluate policy-accuracy",
             )
 
     def _bad(self, path: KeyPath, message: str) -> None:
@@ -193,6 +207,35 @@ class References:
             named.append((path, table.name or table.model or "".join(self.models[:1])))
         self._unique("instance", named)
 
+    def _pool(self) -> None:
+        """Backends have names of their own; the pool names instances and backends."""
+        backends = [(path, table.name) for path, table in self.tables["backend"]]
+        self._unique("backend", backends)
+        named = [table.name or table.model for _, table in self.tables["instance"]]
+        instances = [name for name in named if name] or self.models
+        for path, table in self.tables["backend"]:
+            on = table.params.get("instance")
+            if table.use == "transformers" and isinstance(on, str) and on not in instances:
+                hint = nearest(on, instances) if instances else "there is no [model]"
+                self._bad((*path, "instance"), f"no model or instance is called {on!r}; {hint}")
+        pool = self.found.get(("pool",))
+        if pool is None:
+            return
+        known = [*instances, *(name for _, name in backends)]
+        for i, name in enumerate(pool.members):
+            if name not in known:
+                self._bad(
+                    ("pool", "members", i),
+                    f"no instance or backend is called {name!r}; {nearest(name, known)}",
+                )
+        members = pool.members or known
+        for name in pool.quality:
+            if name not in members:
+                self._bad(
+                    ("pool", "quality", name),
+                    f"no member of the pool is called {name!r}; {nearest(name, members)}",
+                )
+
     def _simulators(self) -> None:
         earlier: list[str] = []
         for path, table in self.tables["simulate"]:
@@ -212,16 +255,8 @@ class References:
                         (*path, "trace"),
                         f"trace = {table.trace!r}: a step cannot read another's file yet",
                     )
-            elif table.trace is not None and not (self.source.folder / table.trace).is_file():
-                self._bad(
-                    (*path, "trace"),
-                    f"there is no file {table.trace!r} (looked in {self.source.folder})",
-                )
             elif table.trace is not None:
-                self._bad(
-                    (*path, "trace"),
-                    f"trace = {table.trace!r}: files of requests cannot be read yet",
-                )
+                self._trace_file((*path, "trace"), table.trace)
             if table.calls is not None:
                 self._bad(
                     (*path, "calls"),
@@ -229,6 +264,33 @@ class References:
                     "another yet",
                 )
             earlier.append(table.step)
+
+    def _workload(self) -> None:
+        table = self.found.get(("workload",), Workload())
+        for key in ("trace", "lengths"):
+            name = getattr(table, key)
+            if name:
+                self._trace_file(("workload", key), name, table.format, table.sort)
+
+    def _trace_file(
+        self, path: KeyPath, name: str, format: str | None = None, sort: bool = False
+    ) -> None:
+        """A file of requests must be there and whole."""
+        if not (self.source.folder / name).is_file():
+            self._bad(path, f"there is no file {name!r} (looked in {self.source.folder})")
+            return
+        from crosslayer.traces.problems import TraceErrors
+        from crosslayer.traces.workload import known_trace
+
+        try:
+            known_trace(self.source.folder / name, format, sort)
+        except TraceErrors as error:
+            first = error.problems[0]
+            more = f" (and {error.count - 1} more problems)" if error.count > 1 else ""
+            place = f"{name}:{first.line}:{first.column}"
+            self._bad(path, f"the trace cannot be used: {place}: {first.message}{more}")
+        except InputError as error:
+            self._bad((*path[:-1], "format") if "trace format" in str(error) else path, str(error))
 
     def _network(self) -> tuple[str, ...]:
         table = self.found.get(("network",))
@@ -256,6 +318,8 @@ def _pipeline(source: Source, found: Found, file: Path | None) -> Pipeline:
         transforms=several("transform"),
         accelerators=several("accelerator"),
         instances=several("instance"),
+        backends=several("backend"),
+        pool=found.get(("pool",)),
         policy=found.get(("policy",)),
         network=found.get(("network",)),
         workload=found.get(("workload",), Workload()),

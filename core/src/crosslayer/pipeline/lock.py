@@ -55,6 +55,11 @@ def lock_text(
         document["network"]["topology"] = _relative(
             pipeline.folder / pipeline.network.topology, directory
         )
+    reads = [(document["workload"], key) for key in ("trace", "lengths")]
+    reads += [(step, "trace") for step in document.get("simulate", ())]
+    for table, key in reads:
+        if key in table and not table[key].startswith("@"):
+            table[key] = _relative(pipeline.folder / table[key], directory)
     lock: dict[str, Any] = {
         "format": FORMAT,
         "git_revision": git_revision(pipeline),

@@ -102,6 +102,43 @@ class Policy(_Use):
     """[policy]: the serving policy."""
 
 
+class Backend(_Use):
+    """[[backend]]: who answers for the pool member of that name: `use` openai, replay or
+    transformers.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+
+
+class Measured(_Table):
+    """A measured share of right answers, over how many samples, on which data."""
+
+    value: float = Field(ge=0, le=1)
+    samples: int = Field(ge=1)
+    data: str = Field(min_length=1)
+
+
+class Members(_Table):
+    """[pool]: what a policy chooses from, in this order (left out: every instance and backend), and
+    the measured quality of some.
+    """
+
+    members: tuple[str, ...] = ()
+    quality: dict[str, Measured] = Field(default_factory=dict)
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> Members:
+        twice = sorted({name for name in self.members if self.members.count(name) > 1})
+        if twice:
+            raise ValueError(f"[pool] names the member {twice[0]!r} twice")
+        return self
+
+
 class Network(_Table):
     """[network]: a topology file (TOML, relative to the pipeline file), or links written here."""
 
@@ -117,12 +154,84 @@ class Network(_Table):
         return self
 
 
+# What each kind of arrivals needs.
+_ARRIVALS: dict[str, tuple[str, ...]] = {
+    "poisson": ("requests", "rate_per_s"),
+    "gamma": ("requests", "rate_per_s", "cv"),
+    "on-off": ("requests", "rate_per_s", "on_s", "off_s"),
+    "closed": ("requests", "users", "think_s"),
+}
+
+
 class Workload(_Table):
-    """[workload]: what latencies are modelled for; lengths in tokens, sequences at once."""
+    """[workload]: what latencies are modelled for, and the requests that simulators serve.
+
+    prompt_tokens, output_tokens: lengths, the mean where there is a cv (prompt_cv, output_cv:
+    lognormal); batch_size: sequences at once. Requests: `requests` of them, whose `arrivals` have
+    the mean rate_per_s (gamma: with that `cv` of the gaps; on-off: on for on_s, off for off_s in
+    the mean), or come from `users` who think for think_s (closed). lengths: a trace file whose
+    pairs of lengths are drawn from. Or all from a `trace` file (its first `requests`), lengths and
+    times: `format` if not what it looks like, `sort` if out of order.
+    """
 
     prompt_tokens: int = Field(512, ge=1, le=2**31)
     output_tokens: int = Field(128, ge=1, le=2**31)
     batch_size: int = Field(1, ge=1, le=2**20)
+    prompt_cv: float = Field(0.0, ge=0, le=20)
+    output_cv: float = Field(0.0, ge=0, le=20)
+    arrivals: Literal["poisson", "gamma", "on-off", "closed"] | None = None
+    requests: int | None = Field(None, ge=1, le=10**8)
+    rate_per_s: float | None = Field(None, gt=0, le=1e6)
+    cv: float | None = Field(None, ge=0, le=20)
+    on_s: float | None = Field(None, gt=0, le=1e7)
+    off_s: float | None = Field(None, ge=0, le=1e7)
+    users: int | None = Field(None, ge=1, le=10**6)
+    think_s: float | None = Field(None, ge=0, le=1e7)
+    lengths: str | None = Field(None, min_length=1)
+    trace: str | None = Field(None, min_length=1)
+    format: str | None = None
+    sort: bool = False
+
+    @model_validator(mode="after")
+    def _keys_fit_together(self) -> Workload:
+        needs = _ARRIVALS.get(self.arrivals or "", ())
+        lacking = [name for name in needs if getattr(self, name) is None]
+        if lacking:
+            raise ValueError(f"arrivals = {self.arrivals!r} needs {_quoted(lacking)}")
+        given = {name for name in self.model_fields_set if getattr(self, name) is not None}
+        unused = sorted(given - set(self._takes()))
+        if unused and self.trace is not None:
+            raise ValueError(f"'trace' has its own times and lengths; leave out {_quoted(unused)}")
+        if unused and self.arrivals is not None:
+            what = f"arrivals = {self.arrivals!r}" + (" with 'lengths'" if self.lengths else "")
+            raise ValueError(f"{what} has no use for {_quoted(unused)}")
+        if unused:
+            kinds = ", ".join(map(repr, _ARRIVALS))
+            raise ValueError(
+                f"{_quoted(unused)} belong to requests; add arrivals (one of {kinds}) or a trace"
+            )
+        return self
+
+    def _takes(self) -> tuple[str, ...]:
+        """The keys that mean something beside each other here."""
+        lengths: tuple[str, ...] = ("prompt_tokens", "output_tokens")
+        if self.trace is not None:
+            return ("batch_size", "trace", "format", "sort", "requests")
+        if self.arrivals is None:
+            return ("batch_size", *lengths)
+        lengths += ("prompt_cv", "output_cv")
+        if self.lengths is not None:
+            lengths = ("lengths", "format", "sort")
+        return ("batch_size", "arrivals", *_ARRIVALS[self.arrivals], *lengths)
+
+    def table(self) -> dict[str, Any]:
+        """The table as a pipeline file has it, every default filled in."""
+        values = {name: getattr(self, name) for name in self._takes()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(map(repr, names))
 
 
 class Simulate(_Use):
@@ -138,6 +247,10 @@ class Simulate(_Use):
     def step(self) -> str:
         """What later steps call this one."""
         return self.name or self.use.partition(":")[0]
+
+    def served(self, workload: Workload) -> Workload:
+        """The workload of this step: its own trace file, else that of the pipeline."""
+        return workload if self.trace is None else Workload(trace=self.trace)
 
 
 class Evaluate(_Use):
@@ -155,10 +268,12 @@ class Pipeline(_Table):
 
     name: str = Field("pipeline", min_length=1, max_length=1000)
     seed: int = Field(0, ge=0, lt=2**63)
-    models: tuple[Model, ...] = Field(min_length=1)
+    models: tuple[Model, ...] = ()
     transforms: tuple[Transform, ...] = ()
     accelerators: tuple[Accelerator, ...] = ()
     instances: tuple[Instance, ...] = ()
+    backends: tuple[Backend, ...] = ()
+    pool: Members | None = None
     policy: Policy | None = None
     network: Network | None = None
     workload: Workload = Workload()
@@ -173,7 +288,7 @@ class Pipeline(_Table):
         if not isinstance(given, dict):
             return given
         given = dict(given)
-        for one in ("model", "transform", "accelerator", "instance"):
+        for one in ("model", "transform", "accelerator", "instance", "backend"):
             if one in given:
                 given[one + "s"] = given.pop(one)
         if isinstance(given.get("evaluate"), dict):
@@ -185,6 +300,7 @@ class Pipeline(_Table):
             "transforms",
             "accelerators",
             "instances",
+            "backends",
             "simulate",
             "evaluate",
         ):
@@ -200,9 +316,11 @@ class Pipeline(_Table):
             "transform": [transform.table() for transform in self.transforms],
             "accelerator": [accelerator.table() for accelerator in self.accelerators],
             "instance": [instance.model_dump(exclude_none=True) for instance in self.instances],
+            "backend": [backend.table() for backend in self.backends],
+            "pool": self.pool and self.pool.model_dump(mode="json", exclude_defaults=True),
             "policy": self.policy and self.policy.table(),
             "network": self.network and self.network.model_dump(exclude_none=True),
-            "workload": self.workload.model_dump(),
+            "workload": self.workload.table(),
             "simulate": [step.table() for step in self.simulate],
             "evaluate": {step.use: dict(step.params) for step in self.evaluate},
         }

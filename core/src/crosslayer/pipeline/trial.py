@@ -16,6 +16,7 @@ from typing import Any
 
 from crosslayer.errors import CrosslayerError, UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext
+from crosslayer.pipeline.backends import build_backend, wordless
 from crosslayer.pipeline.parts import Part
 from crosslayer.pipeline.schema import Instance, Pipeline, Workload, names_of
 from crosslayer.pipeline.source import Problem, Source
@@ -45,6 +46,7 @@ class _Trial:
         self._build_models()
         with tempfile.TemporaryDirectory(prefix="crosslayer-check-") as folder:
             self._transform(RunContext(seed=pipeline.seed, output=Path(folder)))
+        self._backends()
         self._evaluators()
         self._simulators()
         self._accelerators()
@@ -122,11 +124,20 @@ class _Trial:
 
     def _simulators(self) -> None:
         for kind in ("policy", "simulate"):
-            for path, part in self.parts.get(kind, []):
-                self._build(path, part)
+            for i, (path, part) in enumerate(self.parts.get(kind, [])):
+                built = self._build(path, part)
+                closed = kind == "simulate" and self._served(i).arrivals == "closed"
+                if closed and built is not None and not hasattr(built, "simulate_closed"):
+                    way = "it takes no arrivals = 'closed'; take another kind or a trace"
+                    self._bad(path, f"{part.label} serves no closed loop: {way}")
+
+    def _served(self, step: int) -> Workload:
+        return self.pipeline.simulate[step].served(self.pipeline.workload)
 
     def _accelerators(self) -> None:
         """Every op of every instance's model must find someone who prices it."""
+        from crosslayer.traces.workload import with_lengths
+
         machines: dict[str, tuple[Any, KeyPath]] = {}
         for name, (path, part) in zip(
             names_of(self.pipeline.accelerators), self.parts.get("accelerator", []), strict=True
@@ -148,10 +159,9 @@ class _Trial:
                 continue
             place: KeyPath = tables[i] if i < len(tables) else at
             linked = self.pipeline.network is not None
+            workload = with_lengths(self.pipeline.workload, self.pipeline.folder)
             try:
-                found = list(
-                    refusals(model, instance, self.pipeline.workload, [machine, *others], linked)
-                )
+                found = list(refusals(model, instance, workload, [machine, *others], linked))
             except Exception as error:
                 what = f"accelerator {instance.accelerator!r} fails on {model.spec.name}"
                 self._bad(at, f"{what}: {type(error).__name__}: {error}", 4)

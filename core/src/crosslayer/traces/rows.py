@@ -121,3 +121,31 @@ def reordered(prefix: Prefixes, order: Ints) -> Prefixes:
 def no_rows(file: str, line: int) -> Exception:
     """The error of a file that has a header and nothing else."""
     return refuse(file, "there is no request in the file", line)
+
+
+def first_requests(trace: RequestTrace, count: int | None) -> RequestTrace:
+    """The first `count` requests of a trace; None: all."""
+    if count is None or count >= len(trace):
+        return trace
+    calls = int(trace.first_call[count])
+    prefix = trace.prefix
+    if prefix is not None:
+        offsets = prefix.offsets[: calls + 1]
+        prefix = Prefixes(prefix.block_tokens, offsets, prefix.hashes[: offsets[-1]])
+
+    def some(labels: Labels | None, rows: int) -> Labels | None:
+        return None if labels is None else Labels(labels.codes[:rows], labels.names)
+
+    return RequestTrace(
+        trace.arrival_ns[:count],
+        trace.prompt_tokens[:calls],
+        trace.output_tokens[:calls],
+        owner=None if trace.owner is None else trace.owner[:calls],
+        ids=None if trace.ids is None else trace.ids[:count],
+        deadline_ns=None if trace.deadline_ns is None else trace.deadline_ns[:count],
+        session=some(trace.session, count),
+        slo_class=some(trace.slo_class, count),
+        model=some(trace.model, calls),
+        prefix=prefix,
+        whole=None if trace.whole is None else trace.whole[:count],
+    )
