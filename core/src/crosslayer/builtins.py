@@ -71,4 +71,39 @@ def crosslayer_evaluators() -> list[Component]:
             needs=LIVE_NEEDS,
             install=LIVE_INSTALL,
         ),
+        Component(
+            name="policy-accuracy",
+            summary="Share of questions that the policy over the pool answers right",
+            paper="",
+            factory="crosslayer.policy_accuracy:PolicyAccuracy",
+            params="crosslayer.serving_params:PolicyAccuracyParams",
+        ),
+    ]
+
+
+@hookimpl
+def crosslayer_serving_policies() -> list[Component]:
+    """The simplest policy there is."""
+    return [
+        Component(
+            name="single",
+            summary="One call to a named pool member, or to the best by measured quality",
+            paper="",
+            factory="crosslayer.policies:Single",
+            params="crosslayer.serving_params:SingleParams",
+        )
+    ]
+
+
+@hookimpl
+def crosslayer_simulators() -> list[Component]:
+    """The simplest simulator there is."""
+    return [
+        Component(
+            name="isolated",
+            summary="Every call alone on an idle instance: the floor under any serving system",
+            paper="",
+            factory="crosslayer.simulators.isolated:Isolated",
+            params="crosslayer.serving_params:IsolatedParams",
+        )
     ]

@@ -5,7 +5,7 @@ by its inputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Execution:
         """
         models = self._models()
         originals = dict(models)
-        only = next(iter(models))
+        only = next(iter(models), "")
         for i, table in enumerate(self.pipeline.transforms):
             name = table.on or only
             part = self._part("transform", "model_transform", table.use, table.params)
@@ -69,8 +69,9 @@ class Execution:
         for instance, inputs in instances:
             if instance.accelerator is not None:
                 self._estimate(instance, before[instance.name], inputs, network)
-        self._simulate(instances, before, network)
-        self._evaluate(instances, before, models)
+        stack, served = self._served_stack(instances, before, network)
+        self._simulate(stack, served, before)
+        self._evaluate(instances, before, stack, served)
 
     def _part(self, table: str, kind: str, use: str, params: Mapping[str, Any]) -> Part:
         part = resolve(self.registry, kind, use, params, self.pipeline.folder)
@@ -189,8 +190,6 @@ class Execution:
         tune = getattr(instance.accelerator, "tuned_for", None)
         if tune is None:
             return instance
-        from dataclasses import replace
-
         from crosslayer.contracts.lowering import lower
         from crosslayer.pipeline.trial import steps_of
         from crosslayer.traces.workload import with_lengths
@@ -220,32 +219,56 @@ class Execution:
             lambda _: estimate_report(instance, original.artifact, network=network, **workload),
         )  # fmt: skip
 
-    def _simulate(
+    def _served_stack(
         self,
         instances: list[tuple[Instance, dict[str, Any]]],
         before: Mapping[str, _Model],
         network: Any,
+    ) -> tuple[Stack, dict[str, Any]]:
+        """The whole stack, with policy, pool and backends, and what these depend on."""
+        from crosslayer.pipeline.backends import backend_part, pool_of, speakers
+
+        pipeline = self.pipeline
+        parts = {table.name: backend_part(table, pipeline.folder) for table in pipeline.backends}
+        self.parts["backend"] = list(parts.values())
+        policy, inputs = None, None
+        if pipeline.policy is not None:
+            part = self._part(
+                "policy", "serving_policy", pipeline.policy.use, pipeline.policy.params
+            )
+            policy, inputs = part.build(self.registry), part_inputs(part)
+        placed = tuple(instance for instance, _ in instances)
+        asks = any(getattr(part.params, "needs_pool", False) for part in self._evaluators())
+        pool = None
+        if asks or policy or pipeline.pool or parts:
+            with naming("pool"):
+                pool = pool_of(pipeline, placed, network)
+        stack = Stack(
+            placed, policy, network, {name: model.artifact for name, model in before.items()},
+            pool, speakers(pipeline, parts, placed),
+        )  # fmt: skip
+        return stack, {
+            "policy": inputs,
+            "pool": pool and [pipeline.pool and pipeline.pool.model_dump(), list(pool.names)],
+            "backends": {name: part_inputs(part) for name, part in parts.items()},
+            "network": network and network.to_json(),
+            "instances": [inputs for _, inputs in instances],
+            "live": self._live_inputs() if self.live else None,
+        }
+
+    def _simulate(
+        self, stack: Stack, served: Mapping[str, Any], before: Mapping[str, _Model]
     ) -> None:
+        from crosslayer.pipeline.backends import placed_pool
         from crosslayer.traces.workload import workload_inputs
 
-        policy = None
-        if self.pipeline.policy is not None:
-            part = self._part(
-                "policy", "serving_policy", self.pipeline.policy.use, self.pipeline.policy.params
-            )
-            policy = part, part.build(self.registry)
-        stack = Stack(
-            tuple(instance for instance, _ in instances), policy and policy[1], network,
-            {name: model.artifact for name, model in before.items()},
-        )  # fmt: skip
+        stack = replace(stack, pool=placed_pool(stack.pool, stack.instances))
         for table in self.pipeline.simulate:
             part = self._part("simulate", "simulator", table.use, table.params)
             key = step_key(
-                "simulate", part=part_inputs(part), instances=[inputs for _, inputs in instances],
+                "simulate", part=part_inputs(part), served=served,
                 originals={name: model.key for name, model in before.items()},
-                seed=self.pipeline.seed,
-                policy=policy and part_inputs(policy[0]), network=network and network.to_json(),
-                source=source_digest("crosslayer"), live=self._live_inputs() if self.live else None,
+                seed=self.pipeline.seed, source=source_digest("crosslayer"),
                 workload=workload_inputs(
                     table.served(self.pipeline.workload), self.pipeline.folder
                 ),
@@ -272,10 +295,11 @@ class Execution:
         self,
         instances: list[tuple[Instance, dict[str, Any]]],
         before: Mapping[str, _Model],
-        models: Mapping[str, _Model],
+        whole: Stack,
+        served: Mapping[str, Any],
     ) -> None:
         """Quality does not depend on the accelerator, so evaluators see none, and their results
-        outlive a new one.
+        outlive a new one; but those that ask the pool get the whole stack: policies may go by time.
         """
         stack = Stack(
             tuple(Instance(instance.name, instance.model) for instance, _ in instances),
@@ -285,16 +309,25 @@ class Execution:
             instance.name: [inputs["model"], before[instance.name].key]
             for instance, inputs in instances
         }
-        for table in self.pipeline.evaluate:
-            part = self._part("evaluate", "evaluator", table.use, table.params)
+        for part in self._evaluators():
+            self.parts.setdefault("evaluate", []).append(part)
+            asks = getattr(part.params, "needs_pool", False)
             key = step_key(
                 "evaluate",
                 part=part_inputs(part),
                 models=keys,
                 seed=self.pipeline.seed,
                 live=self._live_inputs(),
+                served=served if asks else None,
             )
-            self._evaluator(part, key, stack)
+            self._evaluator(part, key, whole if asks else stack)
+
+    def _evaluators(self) -> list[Part]:
+        folder = self.pipeline.folder
+        return [
+            resolve(self.registry, "evaluator", table.use, table.params, folder)
+            for table in self.pipeline.evaluate
+        ]
 
     def _evaluator(self, part: Part, key: str, stack: Stack) -> None:
         evaluator = part.build(self.registry)

@@ -32,6 +32,8 @@ class SingleParams(_Params):
 class IsolatedParams(_Params):
     """Every call alone on an idle instance."""
 
+    needs_requests: ClassVar[bool] = True
+
     table_rows: int = Field(
         50, ge=0, le=100_000, description="Requests that the report shows; all are in the CSV file."
     )

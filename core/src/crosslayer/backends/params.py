@@ -1,4 +1,4 @@
-"""Parameters of the backends that a [[backend]] table can name, and what the names stand for."""
+"""Parameters of the backends that a [[backend]] table can name."""
 
 from __future__ import annotations
 
@@ -71,10 +71,3 @@ class TransformersParams(_Params):
 
     instance: str = Field(min_length=1, description="Name of the model, or of its instance.")
     rows: int = Field(16, ge=1, le=4096, description="Samples decoded at one time.")
-
-
-PARAMS: dict[str, type[_Params]] = {
-    "openai": OpenAIParams,
-    "replay": ReplayParams,
-    "transformers": TransformersParams,
-}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from crosslayer.backends.params import ReplayParams
 from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sampling, Usage
 from crosslayer.backends.recording import Record, call_key, canonical, joined, read_records
 from crosslayer.errors import InputError, nearest
@@ -93,6 +94,11 @@ class ReplayBackend:
             line = self._lines[words[close[0]].key]
             return sentence + f"the nearest prompt is line {line}, {close[0][:60]!r}"
         return sentence + "no recorded prompt is near it; record it first"
+
+
+def recorded(params: ReplayParams) -> ReplayBackend:
+    """The backend of a [[backend]] table."""
+    return ReplayBackend(params.file, params.model, strict=params.strict)
 
 
 def _words(asked: Record | Prompt) -> bytes:

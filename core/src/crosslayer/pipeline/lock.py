@@ -22,7 +22,8 @@ HEADER = "# Written by a run: every default filled in. Run it again for the same
 
 # What a person reads first comes first.
 ORDER = (
-    *("pipeline", "model", "transform", "accelerator", "instance", "network", "policy"),
+    *("pipeline", "model", "transform", "accelerator", "instance", "network"),
+    *("backend", "pool", "policy"),
     *("workload", "simulate", "evaluate"),
 )
 
@@ -34,11 +35,11 @@ def lock_text(
 ) -> str:
     """The lock file that stands in `directory`.
 
-    parts: each table's components in its order ("model", "transform", "accelerator", "policy",
-    "simulate", "evaluate"). versions: of every distribution that took part.
+    parts: each table's components in its order ("model", "transform", "accelerator", "backend",
+    "policy", "simulate", "evaluate"). versions: of every distribution that took part.
     """
     document = pipeline.document()
-    for table in ("model", "transform", "accelerator", "simulate"):
+    for table in ("model", "transform", "accelerator", "backend", "simulate"):
         value = document.get(table, [])
         rows = [value] if isinstance(value, dict) else value
         for row, part in zip(rows, parts.get(table, ()), strict=True):

@@ -117,7 +117,8 @@ def _syntax(message: str, text: str) -> tuple[str, int, int]:
         last = text.rstrip("\n").split("\n")
         line, column = len(last), len(last[-1]) + 1
     twice = re.fullmatch(
-        r"Cannot declare \('(model|accelerator|transform|instance|simulate)',\) twice", sentence
+        r"Cannot declare \('(model|accelerator|transform|instance|backend|simulate)',\) twice",
+        sentence,
     )
     if twice:
         sentence = f"[{twice[1]}] appears twice; write [[{twice[1]}]] for each"

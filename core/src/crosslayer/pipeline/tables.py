@@ -20,6 +20,8 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "transform": (schema.Transform, "several"),
     "accelerator": (schema.Accelerator, "either"),
     "instance": (schema.Instance, "several"),
+    "backend": (schema.Backend, "several"),
+    "pool": (schema.Members, "once"),
     "policy": (schema.Policy, "once"),
     "network": (schema.Network, "once"),
     "workload": (schema.Workload, "once"),
@@ -50,7 +52,7 @@ def read_tables(source: Source) -> tuple[Found, list[Problem]]:
             found[("lock",)] = value if isinstance(value, dict) else {}
         else:
             problems += _table(source, name, value, found)
-    if "model" not in source.document:
+    if not {"model", "backend"} & source.document.keys():
         problems.append(
             source.problem((), "there is no [model] table; a pipeline starts with a model")
         )

@@ -65,7 +65,7 @@ class _Trial:
 
     def _build_models(self) -> None:
         for name, (path, part) in zip(
-            names_of(self.pipeline.models), self.parts["model"], strict=True
+            names_of(self.pipeline.models), self.parts.get("model", []), strict=True
         ):
             if getattr(
                 part.params, "live", False
@@ -82,7 +82,7 @@ class _Trial:
 
     def _transform(self, context: RunContext) -> None:
         """Each transform in order, on the spec it would get."""
-        only = next(iter(self.models))
+        only = next(iter(self.models), "")
         pairs = zip(self.pipeline.transforms, self.parts.get("transform", []), strict=True)
         for table, (path, part) in pairs:
             name = table.on or only
@@ -111,10 +111,28 @@ class _Trial:
                 )
                 self.models[name] = None
 
+    def _backends(self) -> None:
+        """Recordings are read; no endpoint is called and no key is looked up."""
+        for path, part in self.parts.get("backend", []):
+            try:
+                build_backend(part)
+            except CrosslayerError as error:
+                self._bad(path, str(error), error.exit_code)
+
     def _evaluators(self) -> None:
         for path, part in self.parts.get("evaluate", []):
             dead = sorted(set(self.models) - self.live)
-            if part.needs_live(default=True) and dead:
+            needs_live = part.needs_live(default=True)
+            silent = list(wordless(self.pipeline, self.live))
+            if needs_live and not self.models:
+                self._bad(path, f"{part.label} needs a live model, and there is no [model]")
+            elif getattr(part.params, "needs_pool", False) and silent:
+                self._bad(
+                    path,
+                    f"{part.label} asks the pool, and {silent[0]!r} has no weights and no backend;"
+                    " give it a [[backend]] of that name, or leave it out of 'members' of [pool]",
+                )
+            elif needs_live and dead:
                 self._bad(
                     path,
                     f"{part.label} needs a live model, and {dead[0]!r} is a spec without weights",
@@ -126,10 +144,20 @@ class _Trial:
         for kind in ("policy", "simulate"):
             for i, (path, part) in enumerate(self.parts.get(kind, [])):
                 built = self._build(path, part)
+                if getattr(part.params, "needs_requests", False) and not self._has_requests(i):
+                    self._bad(
+                        path,
+                        f"{part.label} serves requests, and [workload] makes none; add 'arrivals'"
+                        " or a 'trace' to it",
+                    )
                 closed = kind == "simulate" and self._served(i).arrivals == "closed"
                 if closed and built is not None and not hasattr(built, "simulate_closed"):
                     way = "it takes no arrivals = 'closed'; take another kind or a trace"
                     self._bad(path, f"{part.label} serves no closed loop: {way}")
+
+    def _has_requests(self, step: int) -> bool:
+        served = self._served(step)
+        return served.arrivals is not None or served.trace is not None
 
     def _served(self, step: int) -> Workload:
         return self.pipeline.simulate[step].served(self.pipeline.workload)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from crosslayer.backends.members import MemberBackend
-from crosslayer.call_service import IsolatedService
+from crosslayer.call_service import IsolatedService, stack_pool
 from crosslayer.contracts.report import (
     Cell,
     Column,
@@ -25,7 +25,10 @@ from crosslayer.contracts.report import (
 )
 from crosslayer.contracts.serving import ServedRequest
 from crosslayer.errors import InputError
+from crosslayer.policy_loop import PolicyLoop
+from crosslayer.serve import LengthsOnly, OneCall
 from crosslayer.serving_params import IsolatedParams
+from crosslayer.traces.closed_loop import ClosedLoop, serve_closed
 from crosslayer.written import write_csv
 
 if TYPE_CHECKING:
@@ -70,6 +73,15 @@ class Isolated:
         backend = MemberBackend(stack.backends) if asks else None
         requests = context.progress.track(trace, "serving", total=len(trace))
         served = stack.serve(requests, self.service(stack), backend, seed=context.seed)
+        return self._report(stack, served, context)
+
+    def simulate_closed(self, stack: Stack, users: ClosedLoop, context: RunContext) -> Report:
+        """The same for users who wait for an answer before they ask again."""
+        policy, pool = stack.policy or OneCall(), stack.pool or stack_pool(stack)
+        loop = PolicyLoop(policy, pool, self.service(stack), LengthsOnly(), seed=context.seed)
+        return self._report(stack, serve_closed(users, loop), context)
+
+    def _report(self, stack: Stack, served: Sequence[ServedRequest], context: RunContext) -> Report:
         rows = [_row(one) for one in served]
         file = write_csv(context.output / "requests.csv", "requests", COLUMNS, rows)
         source = f"isolated calls on {', '.join(instance.name for instance in stack.instances)}"
