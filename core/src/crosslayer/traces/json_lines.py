@@ -44,8 +44,9 @@ def objects(
                 text = raw.decode("utf-8").rstrip("\r")
                 value, end = _DECODER.raw_decode(text.lstrip())
                 end += len(text) - len(text.lstrip())
-                if text[end:].strip():
-                    problems.add(line, end + 1, "", "there is more on the line after the object")
+                if after := text[end:].lstrip():
+                    at = len(text) - len(after) + 1
+                    problems.add(line, at, "", "there is more on the line after the object")
                 elif not isinstance(value, dict):
                     problems.add(line, 1, "", f"is {text.strip()[:40]}, not an object {{...}}")
                 else:
@@ -55,8 +56,9 @@ def objects(
                 bad = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
                 problems.add(line, at, "", bad)
             except json.JSONDecodeError as error:
-                cut = " (the line is cut off)" if error.pos >= len(text) - 1 else ""
-                problems.add(line, error.pos + 1, "", f"broken JSON: {error.msg.lower()}{cut}")
+                end = error.pos >= len(text) - 1 or error.msg.startswith("Unterminated")
+                said = error.msg.lower() + (" (the line is cut off)" if end else "")
+                problems.add(line, error.pos + 1, "", f"broken JSON: {said}")
             except ValueError as error:  # NaN and infinities
                 name = str(error).partition(" ")[0]
                 problems.add(line, text.find(name) + 1, "", str(error))
