@@ -1,0 +1,216 @@
+"""The endpoint backend against a server of our own that delays, fails and truncates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chat_server import FAILS, ChatServer, said
+from pydantic import ValidationError
+
+from crosslayer.backends.openai import OpenAIBackend
+from crosslayer.backends.params import OpenAIParams
+from crosslayer.backends.protocol import BackendError, Generation, Prompt, Usage, prompt
+from crosslayer.backends.recording import Recorder
+from crosslayer.backends.replay import ReplayBackend
+from crosslayer.errors import InputError
+
+pytest.importorskip("openai")
+SECRET = "sk-very-secret-0123456789"
+FAULTS = ("ok", "429", "500", "drop", "cut", "half", "slow", "long")
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ChatServer]:
+    with ChatServer(delay_s=0.02) as running:
+        yield running
+
+
+def backend(server: ChatServer, **changes: object) -> OpenAIBackend:
+    quick = {"base_url": server.base_url, "model": "toy", "wait_s": 0.01, "timeout_s": 10.0}
+    return OpenAIBackend(OpenAIParams.model_validate(quick | changes))
+
+
+def session() -> list[Prompt]:
+    """64 prompts, eight of each fault, faults mixed."""
+    return [
+        prompt(f"{FAULTS[i % 8]}: number {i}", seed=i, temperature=0.5, max_tokens=6 + i % 2 * 10)
+        for i in range(64)
+    ]
+
+
+def test_64_calls_to_a_faulty_endpoint_are_counted_retried_ordered_and_replayed(
+    tmp_path: Path,
+) -> None:
+    asked = session()
+    finished: list[int] = []
+    file = tmp_path / "calls.jsonl"
+    with ChatServer(delay_s=0.02) as server, Recorder(backend(server), file) as recorder:
+        made = recorder.generate(asked, lambda i, _: finished.append(i))
+        usage = recorder.usage()
+        sent, peak, times = len(server.seen), server.peak, dict(server.times)
+    retries = 8 * sum(FAILS[fault] for fault in FAULTS if fault in FAILS)
+    assert usage.attempts == sent == 64 + retries
+    assert (usage.samples, usage.retries, usage.failed) == (64, retries, 0)
+    assert usage.output_tokens == sum(one.samples[0].tokens for one in made)
+    assert 1 < peak <= 16  # as many slots as there are, and no more
+
+    for i, (question, one) in enumerate(zip(asked, made, strict=True)):
+        words = said(question.messages[0].content, i).split(" ")
+        limit = question.sampling.max_tokens
+        sample = one.samples[0]
+        assert sample.text == " ".join(words[:limit])
+        assert sample.tokens == min(len(words), limit)
+        cut = len(words) > limit or FAULTS[i % 8] == "long"
+        assert sample.finish_reason == ("length" if cut else "stop")
+        assert one.prompt_tokens == 3
+    assert sorted(finished) == list(range(64))
+    assert finished != list(range(64))  # in order of finishing, the slow ones later
+
+    # Retry-After is heeded: 0.1 s, where our own first wait would be 0.01.
+    waits = [at[1] - at[0] for key, at in times.items() if key.startswith("429")]
+    assert len(waits) == 8
+    assert min(waits) >= 0.1
+
+    # The server is gone; every byte is the same.
+    replayed = ReplayBackend(file).generate(asked)
+    assert [one.to_json() for one in replayed] == [one.to_json() for one in made]
+    again = tmp_path / "again.jsonl"
+    with Recorder(ReplayBackend(file), again) as copying:
+        copying.generate(asked)
+    assert sorted(again.read_bytes().splitlines()) == sorted(file.read_bytes().splitlines())
+
+
+def test_a_call_says_what_was_asked_and_nothing_more(server: ChatServer) -> None:
+    one = prompt(
+        "ok: all", system="be brief", temperature=0.7, max_tokens=9, stop=("\n",), seed=3, n=2,
+        logprobs=True,
+    )  # fmt: skip
+    made = backend(server).generate([one])[0]
+    bodies = [body for body in server.seen if body["messages"][-1]["content"] == "ok: all"]
+    seeds = list(one.sampling.seeds)
+    assert sorted(body.pop("seed") for body in bodies) == sorted(s for s in seeds if s is not None)
+    assert bodies[0] == bodies[1] == {
+        "model": "toy", "temperature": 0.7, "max_tokens": 9, "stop": ["\n"], "logprobs": True,
+        "messages": [
+            {"role": "system", "content": "be brief"}, {"role": "user", "content": "ok: all"},
+        ],
+    }  # fmt: skip
+    assert [sample.text for sample in made.samples] == [said("ok: all", seed) for seed in seeds]
+    logprobs = made.samples[0].logprobs
+    assert logprobs is not None
+    assert [one.token for one in logprobs] == made.samples[0].text.split(" ")
+
+
+def test_what_does_not_pass_is_not_asked_again(server: ChatServer) -> None:
+    asking = backend(server, attempts=5)
+    with pytest.raises(BackendError, match=r"finished for 'tool_calls'.*after 1 of 5 attempts"):
+        asking.generate([prompt("tool: x")])
+    assert asking.usage() == Usage(attempts=1, failed=1)
+
+
+def test_a_failing_call_lets_the_others_finish_and_is_named(server: ChatServer) -> None:
+    asking = backend(server, attempts=2)
+    done: dict[int, Generation] = {}
+    asked = [prompt("ok: a"), prompt("500: b", seed=1), prompt("ok: c")]
+    with pytest.raises(BackendError) as failed:
+        asking.generate(asked, done.__setitem__)
+    assert sorted(done) == [0, 2]
+    sentence = str(failed.value)
+    assert "no answer to 1 of 3 prompts; prompt 1: status 500" in sentence
+    assert "out of order, after 2 of 2 attempts" in sentence
+    assert asking.usage().retries == 1
+
+
+def test_no_token_is_made_up_where_the_endpoint_counts_none(server: ChatServer) -> None:
+    with pytest.raises(BackendError, match="lacks the text or the token counts"):
+        backend(server, attempts=1).generate([prompt("nousage: x")])
+
+
+def test_an_answer_that_takes_too_long_is_given_up(server: ChatServer) -> None:
+    asking = backend(server, attempts=2, timeout_s=0.01)
+    with pytest.raises(BackendError, match=r"no answer within 0.01 s, after 2 of 2 attempts"):
+        asking.generate([prompt("slow: x")])
+
+
+def test_an_endpoint_that_asks_for_a_longer_wait_than_allowed_is_given_up(
+    server: ChatServer,
+) -> None:
+    asking = backend(server, longest_wait_s=0.05)
+    with pytest.raises(BackendError, match=r"status 429, asks to wait 0.1 s.*after 1 of 5"):
+        asking.generate([prompt("429: long", seed=99)])
+
+
+def test_it_works_inside_a_running_loop(server: ChatServer) -> None:
+    async def notebook() -> str:
+        return backend(server).generate([prompt("ok: loop", seed=4)])[0].text
+
+    assert asyncio.run(notebook()) == said("ok: loop", 4)
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_but_to_the_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("TOY_KEY", SECRET)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-somebody")
+    shown = []
+    with ChatServer(secret=SECRET) as server:
+        asking = backend(server, api_key_env="TOY_KEY")
+        with Recorder(asking, tmp_path / "calls.jsonl") as recorder:
+            recorder.generate([prompt("ok: hello")])
+        with pytest.raises(BackendError) as echoed:  # the endpoint writes the key into its error
+            asking.generate([prompt("echo: x")])
+        shown.append("".join(traceback.format_exception(echoed.value)))
+        monkeypatch.setenv("TOY_KEY", "sk-wrong-key")
+        with pytest.raises(BackendError, match="status 401; check the key in TOY_KEY") as refused:
+            asking.generate([prompt("ok: x")])
+        shown.append("".join(traceback.format_exception(refused.value)))
+        assert server.headers[0]["authorization"] == f"Bearer {SECRET}"
+        assert "openai-organization" not in server.headers[0]
+    shown += [repr(asking), repr(asking.params), str(vars(asking)), caplog.text]
+    shown += [(tmp_path / "calls.jsonl").read_text()]
+    assert caplog.text
+    for text in shown:
+        assert SECRET not in text
+        assert "sk-wrong-key" not in text
+
+
+def test_without_a_named_variable_no_key_of_the_environment_is_sent(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    backend(server).generate([prompt("ok: anonymous")])
+    assert SECRET not in server.headers[-1]["authorization"]
+
+
+def test_a_variable_that_is_not_set_is_named_before_anything_is_sent(server: ChatServer) -> None:
+    before = len(server.seen)
+    with pytest.raises(InputError, match="environment variable CROSSLAYER_NO_SUCH_KEY is not set"):
+        backend(server, api_key_env="CROSSLAYER_NO_SUCH_KEY").generate([prompt("ok: x")])
+    assert len(server.seen) == before
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "localhost:8000",
+        "ftp://host/v1",
+        "https://user:hunter2@host/v1",
+        "https://host/v1?key=hunter2",
+    ],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused(address: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be an address|must hold no user"):
+        OpenAIParams(base_url=address, model="m")
