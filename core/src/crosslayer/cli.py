@@ -166,6 +166,29 @@ def check_plugin(
     raise typer.Exit(cli_running.check_plugin(name, registry_of(ctx), as_json))
 
 
+@app.command()
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the package and its component: my-technique.")
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="model-transform, serving-policy, simulator or accelerator-model.",
+        ),
+    ],
+    path: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder that gets the package's folder.")
+    ] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Write a new plugin package with a working toy."""
+    from crosslayer import cli_new
+
+    cli_new.new(name, kind, path, as_json)
+
+
 app.add_typer(trace, name="trace")
 
 
