@@ -2,15 +2,17 @@
 
     python core/benchmarks/trace_reading.py [--rows N] [--write]
 
-Synthetic rows in the formats of the public releases. CSV against `pandas.read_csv`, JSON lines against
-`pandas.read_json(lines=True)`, neither of which checks or converts as much. Each reading is a process of
-its own: CPU time of the reading alone, best of three; peak is that of the whole process, with Python and
-NumPy in it (Linux's VmHWM). --write puts the table into the README beside this file. Needs pandas.
+Synthetic rows in the formats of the public releases. CSV against `pandas.read_csv`, JSON lines
+against `pandas.read_json(lines=True)`, neither of which checks or converts as much. Each reading is
+a process of its own: CPU time of the reading alone, best of three; peak is that of the whole
+process, with Python and NumPy in it (Linux's VmHWM). --write puts the table into the README beside
+this file. Needs pandas.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import subprocess
@@ -21,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 from readme import markdown_table, write_section
+
+from crosslayer.traces.formats import BURSTGPT_SESSIONS
 
 ONE_READING = """
 import re, sys, time
@@ -54,7 +58,7 @@ def rows_of(format: str, rows: int, rng: np.random.Generator) -> Iterator[str]:
         for date, prompt, output in zip(dates.tolist(), prompts, outputs, strict=True):
             yield f"{date.replace('T', ' ')[:end]}{zone},{prompt},{output}"
     elif format == "burstgpt":
-        yield "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type"
+        yield ",".join(BURSTGPT_SESSIONS.header)
         users = rng.integers(0, 2**62, rows // 20)[rng.integers(0, rows // 20, rows)].tolist()
         for time, user, prompt, output in zip(
             (at // 10_000_000).tolist(), users, prompts, outputs, strict=True
@@ -65,7 +69,8 @@ def rows_of(format: str, rows: int, rng: np.random.Generator) -> Iterator[str]:
         times = (at // 10_000).tolist()
         for i, (time, prompt, output) in enumerate(zip(times, prompts, outputs, strict=True)):
             ids = list(range(i, i + -(-prompt // 512)))
-            yield f'{{"timestamp": {time}, "input_length": {prompt}, "output_length": {output}, "hash_ids": {ids}}}'
+            value = {"timestamp": time, "input_length": prompt, "output_length": output}
+            yield json.dumps(value | {"hash_ids": ids})
     else:
         yield '{"crosslayer_trace": 1}'
         for time, prompt, output in zip((at * 100).tolist(), prompts, outputs, strict=True):
@@ -106,17 +111,13 @@ def main() -> None:
             ratio = f"{ours / theirs:.2f}"
             peaks = f"{peak / 1e6:.0f}", f"{their_peak / 1e6:.0f}"
             table.append([format, size, f"{ours:.2f}", f"{theirs:.2f}", ratio, *peaks])
-    head = [
-        "format",
-        "file (MB)",
-        "CPU s",
-        "pandas CPU s",
-        "ratio",
-        "peak (MB)",
-        "pandas peak (MB)",
-    ]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}, pandas {pandas.__version__}"  # fmt: skip
-    text = f"*measured* on {machine}: {arguments.rows:,} rows.\n\n{markdown_table(head, table)}"
+    head = ("format", "file (MB)", "CPU s", "pandas CPU s", "ratio", "peak (MB)", "pandas (MB)")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    text = f"""
+*measured* on {machine}, NumPy {np.__version__}, pandas {pandas.__version__}:
+{arguments.rows:,} rows, CPU seconds, best of three; peak memory of the whole process.
+
+{markdown_table(head, table)}"""
     print(text)
     if arguments.write:
         write_section("trace-reading", text)

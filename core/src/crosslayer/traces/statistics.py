@@ -104,7 +104,7 @@ def figures(trace: RequestTrace, source: str) -> tuple[Figure, Figure]:
     start = int(trace.arrival_ns[0])
     at = (trace.arrival_ns - start) // max(1, round(width * NANOSECONDS))
     counts = np.bincount(at)
-    times = tuple((np.arange(len(counts)) * width).tolist())
+    times = tuple(((np.arange(len(counts)) + 0.5) * width).tolist())  # the middle of each bin
     arrivals = Series(label="requests", x=times, y=tuple(counts.astype(float).tolist()))
     outputs = trace.output_tokens[trace.output_tokens >= 0]
     curves = [("prompt", trace.prompt_tokens), ("output", outputs)]
