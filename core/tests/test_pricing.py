@@ -18,6 +18,7 @@ from crosslayer.contracts.lowering import lower
 from crosslayer.contracts.model import Linear, ModelSpec
 from crosslayer.contracts.network import Topology
 from crosslayer.contracts.ops import OpGraph
+from crosslayer.contracts.plain_parts import in_plain_parts
 from crosslayer.contracts.report import Report
 from crosslayer.contracts.steps import StepShape, StepTable
 from crosslayer.errors import InputError, UnsupportedOp
@@ -112,7 +113,7 @@ def instance(accelerator: Any = A100, model: ModelSpec = SPEC, **values: Any) ->
 
 def test_a_refused_op_is_priced_in_plain_parts() -> None:
     array = Array()
-    parts = ops.in_plain_parts(ATTENTION)
+    parts = in_plain_parts(ATTENTION)
     assert [part.name for part in parts] == ["attend.scores", "attend.values"]
     cost = price(array, ATTENTION)
     assert cost == sequential([array.estimate(part) for part in parts])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from crosslayer.contracts import ops
 from crosslayer.contracts.cost import Cost, CostTable
 from crosslayer.contracts.hardware import HardwareSpec
 from crosslayer.contracts.ops import Op, OpTable
+from crosslayer.contracts.plain_parts import in_plain_parts
 from crosslayer.errors import UnsupportedOp
 from crosslayer.stepcost import price, price_many
 
@@ -69,7 +69,7 @@ def takes(accelerator: Any, op: Op) -> bool:
     """True if the accelerator prices the op, itself or in plain parts."""
     if accelerator.supports(op):
         return True
-    parts = ops.in_plain_parts(op)
+    parts = in_plain_parts(op)
     return bool(parts) and all(accelerator.supports(part) for part in parts)
 
 

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from crosslayer.contracts import ops
 from crosslayer.contracts.cost import BOUNDS, Cost, CostTable, cost_table, sequential
-from crosslayer.contracts.lowering import Template, fill, lower, unique_templates
+from crosslayer.contracts.lowering import fill, lower
 from crosslayer.contracts.ops import OpGraph, OpTable
+from crosslayer.contracts.plain_parts import in_plain_parts
 from crosslayer.contracts.steps import StepTable
+from crosslayer.contracts.templates import Template, unique_templates
 from crosslayer.errors import InputError, UnsupportedOp
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def price(accelerator: Any, op: Any) -> Cost:
     if accelerator.supports(op):
         cost: Cost = accelerator.estimate(op)
         return cost
-    parts = ops.in_plain_parts(op)
+    parts = in_plain_parts(op)
     if parts and all(accelerator.supports(part) for part in parts):
         return sequential(accelerator.estimate(part) for part in parts)
     return accelerator.estimate(op)  # type: ignore[no-any-return]  # raises UnsupportedOp with its reason
@@ -79,7 +81,7 @@ def price_many(accelerator: Any, table: OpTable) -> CostTable:
     """
     first = table.row(0)
     if not accelerator.supports(first):
-        parts = ops.in_plain_parts(table)
+        parts = in_plain_parts(table)
         if parts and all(accelerator.supports(part.row(0)) for part in parts):
             return _add([price_many(accelerator, part) for part in parts])
         accelerator.estimate(first)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from crosslayer.contracts import ops
-from crosslayer.contracts.lowering import FRACTIONS_OF_AN_EXPERT, NORM_FLOPS
+from crosslayer.contracts.lowering import FRACTIONS_OF_AN_EXPERT
 from crosslayer.contracts.model import (
     Attention,
     Conv,
@@ -24,6 +24,7 @@ from crosslayer.contracts.model import (
 )
 from crosslayer.contracts.ops import OpGraph
 from crosslayer.contracts.steps import Logits, SequenceState
+from crosslayer.contracts.templates import NORM_FLOPS
 
 
 def lower_exact(
