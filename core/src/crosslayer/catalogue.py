@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -73,20 +74,28 @@ def package_of(kind: str, name: str) -> CataloguePackage | None:
 
 @dataclass(frozen=True, slots=True)
 class WrongDistribution:
-    """A stranger's distribution under one of our names, what it says of itself, where it lies."""
+    """A stranger's distribution under one of our names, what it says of itself, where it lies.
+
+    reason: what shows that it is not ours. path: of our package in crosslayer's repository.
+    """
 
     name: str
     version: str
     summary: str
     home_page: str
+    author: str
     location: str
+    reason: str
+    path: str
 
     def __str__(self) -> str:
-        said = " ".join(f"{self.summary} {self.home_page}".split()) or "it does not say what it is"
+        author = f"by {self.author}" if self.author else ""
+        said = " ".join(f"{self.summary} {self.home_page} {author}".split())
         return (
-            f"{self.name} {self.version} in {self.location} is not crosslayer's {self.name} "
-            f"({said}); remove it with `python -m pip uninstall {self.name}` and install the "
-            f"package from crosslayer's repository"
+            f"{self.name} {self.version} in {self.location} is not crosslayer's {self.name}, "
+            f"{self.reason} ({said or 'it does not say what it is'}); remove it with "
+            f"`python -m pip uninstall {self.name}` and install {self.path} of crosslayer's "
+            f"repository"
         )
 
 
@@ -96,11 +105,13 @@ def installed_version(package: CataloguePackage) -> str | None:
         distribution = metadata.distribution(package.name)
     except metadata.PackageNotFoundError:
         return None
-    return distribution.version if _is_ours(distribution) else None
+    return None if _not_ours(distribution, package) else distribution.version
 
 
 def wrong_distributions() -> tuple[WrongDistribution, ...]:
-    """Distributions that carry one of our names without our entry point (dependency confusion)."""
+    """Distributions under one of our names without our entry point or our files (dependency
+    confusion).
+    """
     return tuple(_wrong_distributions())
 
 
@@ -110,7 +121,8 @@ def _wrong_distributions() -> Iterator[WrongDistribution]:
             distribution = metadata.distribution(package.name)
         except metadata.PackageNotFoundError:
             continue
-        if _is_ours(distribution):
+        reason = _not_ours(distribution, package)
+        if not reason:
             continue
         said: Any = distribution.metadata  # an email message; its protocol lacks `get` before 3.12
         urls = said.get_all("Project-URL") or []
@@ -119,9 +131,27 @@ def _wrong_distributions() -> Iterator[WrongDistribution]:
             version=str(said.get("Version", "of no version")),
             summary=str(said.get("Summary", "")),
             home_page=str(said.get("Home-page") or (urls[0].partition(",")[2] if urls else "")),
+            author=str(said.get("Author") or said.get("Author-email") or ""),
             location=str(distribution.locate_file("")),
+            reason=reason,
+            path=package.path,
         )
 
 
-def _is_ours(distribution: metadata.Distribution) -> bool:
-    return any(point.group == GROUP for point in distribution.entry_points)
+def _not_ours(distribution: metadata.Distribution, package: CataloguePackage) -> str:
+    """What shows that a distribution is not our package; "" where nothing does."""
+    if all(point.group != GROUP for point in distribution.entry_points):
+        return f"it has no entry point of the group {GROUP}"
+    files = distribution.files  # None where its installer kept no list
+    if files is None or any(file.parts[:1] == (package.module,) for file in files):
+        return ""
+    return "" if _editable(distribution) else f"it brings no file of {package.module}"
+
+
+def _editable(distribution: metadata.Distribution) -> bool:
+    """Whether it is installed to be edited in place: its files then lie elsewhere."""
+    try:
+        said = json.loads(distribution.read_text("direct_url.json") or "{}")
+        return bool(said.get("dir_info", {}).get("editable"))
+    except (ValueError, AttributeError):
+        return False
