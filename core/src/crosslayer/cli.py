@@ -167,6 +167,14 @@ def check_plugin(
 
 
 @app.command()
+def doctor(ctx: typer.Context, as_json: Json = False) -> None:
+    """Examine this installation; exits 3 if something is broken."""
+    from crosslayer import cli_doctor
+
+    raise typer.Exit(cli_doctor.doctor(ctx.obj["only"], as_json))
+
+
+@app.command()
 def new(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Of the package and its component: my-technique.")

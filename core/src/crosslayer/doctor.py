@@ -117,7 +117,7 @@ def examine(only: Iterable[str] | None = None) -> Diagnosis:
     except (CrosslayerError, ImportError) as error:
         broken.append(f"what the built-in models need cannot be found out: {one_line(error)}")
     notes = [one.problem for one in modules if one.problem]
-    notes += _shortages(needs, cache, environment["memory_available_bytes"], offline)
+    notes += shortages(needs, cache, environment["memory_available_bytes"], offline)
     return Diagnosis(
         version=core_version(),
         environment=environment,
@@ -219,7 +219,7 @@ def _model_needs(asset: Any) -> Needs:
     )
 
 
-def _shortages(
+def shortages(
     needs: Iterable[Needs], cache: Cache, memory: int | None, offline: bool
 ) -> Iterable[str]:
     for one in needs:
