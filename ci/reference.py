@@ -24,6 +24,8 @@ COMMANDS = (
     "run",
     "fetch",
     "check-plugin",
+    "doctor",
+    "new",
     "trace info",
     "trace convert",
 )
