@@ -15,11 +15,11 @@ from pathlib import Path
 PLUGINS = Path(__file__).with_name("plugins")
 
 
-def install(site: Path, *names: str) -> Path:
-    """Put example plugins into a folder that works as site-packages; returns the folder."""
+def install(site: Path, *names: str, home: Path = PLUGINS) -> Path:
+    """Put packages of `home` into a folder that works as site-packages; returns the folder."""
     for name in names:
-        project = tomllib.loads((PLUGINS / name / "pyproject.toml").read_text("utf-8"))["project"]
-        shutil.copytree(PLUGINS / name / "src", site, dirs_exist_ok=True)
+        project = tomllib.loads((home / name / "pyproject.toml").read_text("utf-8"))["project"]
+        shutil.copytree(home / name / "src", site, dirs_exist_ok=True)
         requires = [f"Requires-Dist: {need}" for need in project["dependencies"]]
         points = project["entry-points"]["crosslayer"]
         write_dist_info(

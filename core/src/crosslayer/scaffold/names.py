@@ -13,7 +13,7 @@ from crosslayer.component import PROJECT, RESERVED_COMMANDS
 from crosslayer.errors import InputError
 from crosslayer.registry import KINDS, kind_label
 
-LONGEST = 30  # so that every generated line fits
+LONGEST = 26  # so that every generated line fits
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
