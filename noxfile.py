@@ -43,7 +43,13 @@ CACHE = Path(os.environ["CROSSLAYER_CACHE_DIR"])
 PACKAGES = read_catalogue()
 EVERYTHING = (CORE, *PACKAGES)
 TEST_TOOLS = ["pytest", "hypothesis"]
-BUDGET_S = {"tests(core)": 300, "tests": 150, "together": 360, "demo": 240}  # on 2 cores
+BUDGET_S = {
+    "tests(core)": 300,
+    "tests": 150,
+    "together": 360,
+    "demo": 240,
+    "scaffold": 90,
+}  # on 2 cores
 
 nox.needs_version = ">=2024.4"
 nox.options.default_venv_backend = "virtualenv"
@@ -56,6 +62,7 @@ nox.options.sessions = [
     "tests",
     "together",
     "demo",
+    "scaffold",
     "docs",
 ]
 
@@ -164,6 +171,15 @@ def demo(session: nox.Session) -> None:
     home = ROOT if os.access(ROOT, os.W_OK) else STATE
     with session.chdir(home):
         session.run("crosslayer", "run", str(ROOT / "pipelines" / "quickstart.toml"))
+
+
+@nox.session
+@timed
+def scaffold(session: nox.Session) -> None:
+    """`crosslayer new`: a package of each kind installed, tested, linted, type-checked, run."""
+    session.install("-q", "hatchling", "mypy", "ruff")
+    install_beside_shared(session, [CORE])
+    session.run("python", "ci/scaffold.py", session.create_tmp(), str(STATE))
 
 
 @nox.session

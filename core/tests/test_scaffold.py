@@ -24,7 +24,7 @@ LONGEST = "a" * 26
 
 
 def toy_name(kind: str) -> str:
-    return f"scaffolded-{kind}"
+    return f"new-{kind}"
 
 
 @pytest.fixture(scope="module")
