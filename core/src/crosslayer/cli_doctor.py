@@ -64,7 +64,8 @@ def _dependencies(found: Diagnosis) -> Iterator[str]:
 
 def _plugins(found: Diagnosis) -> Iterator[str]:
     for one in found.plugins:
-        yield f"{one.distribution} {one.version}: {one.components} components, {one.file}"
+        count = f"{one.components} component{'s' * (one.components != 1)}"
+        yield f"{one.distribution} {one.version}: {count}, {one.file}"
     for failure in found.failures:
         yield f"FAILED  {failure}"
     for wrong in found.wrong_distributions:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslayer.catalogue import WrongDistribution, wrong_distributions
+from crosslayer.component import PROJECT
 from crosslayer.discovery import core_version, discover
 from crosslayer.doctor_packages import (
     Dependency,
@@ -174,7 +175,8 @@ def _plugins(registry: Registry) -> tuple[Plugin, ...]:
     for command in registry.commands.values():
         origin = command.origin
         counts.setdefault((origin.distribution, origin.version, origin.file), 0)
-    return tuple(Plugin(*key, components=count) for key, count in counts.items())
+    core_first = sorted(counts, key=lambda key: key[0] != PROJECT)
+    return tuple(Plugin(*key, components=counts[key]) for key in core_first)
 
 
 def cache_state() -> Cache:
