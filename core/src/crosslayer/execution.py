@@ -4,10 +4,12 @@ by its inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from crosslayer.contracts.model import ModelSpec
 from crosslayer.contracts.report import Figure, Metric, Report, Table, WrittenFile
@@ -24,6 +26,8 @@ from crosslayer.stepcache import sha256_file
 from crosslayer.stepkey import library_versions, model_key, part_inputs, source_digest, step_key
 from crosslayer.steps import Steps, below, naming
 
+BuildModel = Callable[[Part, Registry], ModelArtifact]
+
 
 @dataclass(frozen=True)
 class _Model:
@@ -34,19 +38,23 @@ class _Model:
 
 
 class Execution:
-    """Runs a checked pipeline; afterwards `steps` has what was reported, `parts` who did it.
+    """Runs a checked pipeline; afterwards `steps` has what was reported, `parts` who did it, and
+    `tuned` what accelerators chose for themselves, by instance.
 
-    scratch: a folder for what no run directory needs to keep.
+    scratch: a folder for what no run directory needs to keep. build_model: gives a model; several
+    runs in one process may share it, for no step changes its input.
     """
 
     def __init__(
         self, pipeline: Pipeline, registry: Registry, folder: Path, scratch: Path, threads: int,
-        progress: Progress,
+        progress: Progress, build_model: BuildModel | None = None,
     ) -> None:  # fmt: skip
         self.pipeline, self.registry, self.scratch = pipeline, registry, scratch
         self.threads, self.progress = threads, progress
         self.steps = Steps(folder, pipeline.seed, threads, progress)
         self.parts: dict[str, list[Part]] = {}
+        self.tuned: dict[str, Any] = {}
+        self.build_model = build_model or Part.build
         self.live = False
 
     def run(self) -> None:
@@ -89,7 +97,7 @@ class Execution:
         for name, table in zip(names_of(self.pipeline.models), self.pipeline.models, strict=True):
             part = self._part("model", "model", table.use, table.params)
             with self.steps.step(f"model {name}"):
-                artifact: ModelArtifact = part.build(self.registry)
+                artifact = self.build_model(part, self.registry)
             models[name] = _Model(artifact, model_key(part, artifact))
             self.live |= artifact.live is not None
         return models
@@ -187,7 +195,9 @@ class Execution:
         """An accelerator that chooses its own hardware does so for the workload's prefill and
         decode steps.
         """
-        tune = getattr(instance.accelerator, "tuned_for", None)
+        from crosslayer.pricing import first_of, with_first
+
+        tune = getattr(first_of(instance.accelerator), "tuned_for", None)
         if tune is None:
             return instance
         from crosslayer.contracts.lowering import lower
@@ -198,7 +208,9 @@ class Execution:
         steps = steps_of(instance.model, workload)
         graphs = tuple(lower(instance.model.spec, step, instance.parallel) for step in steps)
         with self.steps.step(f"hardware of {instance.name}"):
-            return replace(instance, accelerator=tune(graphs))
+            chosen = tune(graphs)
+        self.tuned[instance.name] = described(chosen)
+        return replace(instance, accelerator=with_first(instance.accelerator, chosen))
 
     def _estimate(
         self, instance: Instance, original: _Model, inputs: dict[str, Any], network: Any
@@ -339,3 +351,14 @@ def _has_live(made: ModelArtifact) -> Any:
     if made.live is None:
         raise ComponentError("its result has no live model, though it was given one")
     return made.live
+
+
+def described(accelerator: Any) -> dict[str, Any]:
+    """What an accelerator that chose its hardware chose, as JSON values: its parameters, else its
+    description.
+    """
+    settings = getattr(accelerator, "params", None)
+    if not isinstance(settings, BaseModel):
+        settings = accelerator.describe()
+    chosen: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True)
+    return chosen

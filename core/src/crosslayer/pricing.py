@@ -65,6 +65,19 @@ def with_fallback(accelerators: tuple[Any, ...]) -> Any:
     return accelerators[0] if len(accelerators) == 1 else WithFallback(accelerators)
 
 
+def first_of(accelerator: Any) -> Any:
+    """The accelerator itself, or the one before its fallbacks."""
+    several = isinstance(accelerator, WithFallback)
+    return accelerator.accelerators[0] if several else accelerator
+
+
+def with_first(accelerator: Any, first: Any) -> Any:
+    """The same fallbacks, if it has some, behind another first accelerator."""
+    if not isinstance(accelerator, WithFallback):
+        return first
+    return WithFallback((first, *accelerator.accelerators[1:]))
+
+
 def takes(accelerator: Any, op: Op) -> bool:
     """True if the accelerator prices the op, itself or in plain parts."""
     if accelerator.supports(op):

@@ -112,6 +112,11 @@ class Registry:
         )
         self.failures: tuple[Failure, ...] = tuple(failures)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Names and dotted paths only, so a registry travels to other processes as it is."""
+        found = [one for names in self._by_kind.values() for one in names.values()]
+        return type(self), (found, list(self.commands.values()), self.failures)
+
     def components(self, kind: str) -> Mapping[str, Registered]:
         """The components of one of KINDS by name."""
         if kind not in self._by_kind:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crosslayer.errors import InputError
+from crosslayer.filelock import clear_abandoned, own_folder
 
 
 def slug(name: str) -> str:
@@ -28,27 +29,30 @@ def run_directory(runs: Path, name: str) -> Iterator[Path]:
 
     A run of the same name that was there is replaced, and stays untouched if this one fails: what a
     failed run has written then stands at `runs/<slug>.failed`, with error.txt. Of two at once, the
-    later one stays.
+    later one stays. What runs of this name left that were killed is taken away.
     """
     place = runs / slug(name)
     try:
         runs.mkdir(parents=True, exist_ok=True)
+        names = rf"\.{re.escape(place.name)}-[a-z0-9_]{{8}}(\.old)?"
+        clear_abandoned(runs, re.compile(names))
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=runs))
         staging.chmod(0o755)
     except OSError as error:
         raise InputError(
             f"no run directory can be made in {runs}: {error.strerror or error}"
         ) from error
-    try:
-        yield staging
-    except Exception:
-        (staging / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        _replace(place.with_name(f"{place.name}.failed"), staging)
-        raise
-    except BaseException:  # interrupted: leave nothing
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    _replace(place, staging)
+    with own_folder(staging):
+        try:
+            yield staging
+        except Exception:
+            (staging / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            _replace(place.with_name(f"{place.name}.failed"), staging)
+            raise
+        except BaseException:  # interrupted: leave nothing
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _replace(place, staging)
 
 
 def _replace(place: Path, new: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from crosslayer.contracts.report import Report
 from crosslayer.errors import InputError
-from crosslayer.execution import Execution
+from crosslayer.execution import BuildModel, Execution
 from crosslayer.machine import allowed_cores, limit_threads, machine_facts
 from crosslayer.pipeline.check import check_file, check_pipeline
 from crosslayer.pipeline.lock import lock_text
@@ -49,18 +49,40 @@ def run(
     if threads is not None and threads < 1:
         raise InputError(f"threads must be 1 or more, not {threads}")
     threads = threads or allowed_cores()
-    progress = progress or Progress()
     checked = _checked(pipeline, registry)
-    text = _text(checked)
+    place = Path(runs_dir) / slug(checked.name)
+    return run_checked(
+        checked, _text(checked), place, registry=registry, threads=threads,
+        progress=progress or Progress(),
+    )  # fmt: skip
+
+
+def run_checked(
+    checked: Pipeline,
+    text: str,
+    place: Path,
+    *,
+    registry: Registry,
+    threads: int,
+    progress: Progress,
+    written_in: Path | None = None,
+    build_model: BuildModel | None = None,
+) -> Run:
+    """Run a pipeline without a problem and write the run directory `place`.
+
+    text: of the pipeline file that the directory keeps. written_in: the folder that gets the run
+    directory, if it is moved to its place afterwards. build_model: gives the models of the pipeline
+    (default: each is built).
+    """
     limit_threads(threads)
     started, clock = datetime.now(UTC), time.perf_counter()
-    runs = Path(runs_dir)
-    place = runs / slug(checked.name)
     with (
-        run_directory(runs, checked.name) as folder,
+        run_directory(written_in or place.parent, place.name) as folder,
         tempfile.TemporaryDirectory(prefix="crosslayer-") as scratch,
     ):
-        execution = Execution(checked, registry, folder, Path(scratch), threads, progress)
+        execution = Execution(
+            checked, registry, folder, Path(scratch), threads, progress, build_model
+        )
         execution.run()
         report = merged(checked.name, execution.steps.reports)
         versions = _versions(execution)
@@ -79,10 +101,10 @@ def run(
                 json.loads(metric.to_json()) for metric in report.metrics if metric.wall_clock
             ],
         }
-        _say_what_changed(checked, versions, progress)
-        lock = lock_text(checked, execution.parts, versions, place)
+        _say_what_changed(checked, versions, execution.tuned, progress)
+        lock = lock_text(checked, execution.parts, versions, place, execution.tuned)
         _write(folder, report, info, text, lock)
-    return Run(checked, report, place, tuple(execution.steps.done), info)
+    return Run(checked, report, place, tuple(execution.steps.done), info, lock)
 
 
 def _checked(pipeline: Pipeline | str | Path, registry: Registry) -> Pipeline:
@@ -150,13 +172,24 @@ def _write(folder: Path, report: Report, info: Mapping[str, Any], pipeline: str,
             write(f"figures/{slug(figure.name)}.svg", to_svg(figure))
 
 
-def _say_what_changed(pipeline: Pipeline, versions: Mapping[str, str], progress: Progress) -> None:
-    """A line for each distribution that is not the one a lock file was written with."""
+def _say_what_changed(
+    pipeline: Pipeline,
+    versions: Mapping[str, str],
+    tuned: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """A line for each distribution that is not the one a lock file was written with, and for each
+    choice of hardware that came out otherwise.
+    """
     locked = pipeline.locked.get("versions")
     for name, version in locked.items() if isinstance(locked, dict) else ():
         if versions.get(name) != version:
             here = versions.get(name, "none")
             progress.say(f"lock file: written with {name} {version}, here it is {here}")
+    chosen = pipeline.locked.get("hardware")
+    for name, hardware in chosen.items() if isinstance(chosen, dict) else ():
+        if tuned.get(name) != hardware:
+            progress.say(f"lock file: the hardware chosen for {name} is not the one it names")
 
 
 def _text(pipeline: Pipeline) -> str:

@@ -12,18 +12,22 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from crosslayer.filelock import clear_abandoned, exclusive, own_folder
 from crosslayer.places import cache_dir
 from crosslayer.progress import Progress
 
 FORMAT = 1
 BOUND_BYTES = 10 << 30
+ABANDONED = re.compile(r"\.writing-\w+")  # what a killed run may leave
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,11 @@ class StepCache:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.folder) as stage:
+            clear_abandoned(self.folder, ABANDONED)
+            with (
+                tempfile.TemporaryDirectory(prefix=".writing-", dir=self.folder) as stage,
+                own_folder(Path(stage)),
+            ):
                 new = Path(stage, "entry")
                 digests = _copy_tree(output, new / "files")
                 body = {"format": FORMAT, "step": step, "files": digests}
@@ -110,6 +118,16 @@ class StepCache:
                 f"step cache: {self.folder} cannot be written ({error.strerror or error}); "
                 "going on without"
             )
+
+    @contextmanager
+    def making(self, key: str, what: str = "a step") -> Iterator[None]:
+        """Nobody else who asks makes that entry meanwhile; waits for one who does already."""
+
+        def say() -> None:
+            self.progress.say(f"{what}: waiting for another run that does the same")
+
+        with exclusive(self.folder / "locks" / key, say):
+            yield
 
     def discard(self, key: str, what: str, reason: str) -> None:
         """Delete an entry that turned out to be of no use."""

@@ -72,22 +72,34 @@ class Steps:
     ) -> tuple[T, Path]:
         """The step's result, from the cache if it is there, and its output folder."""
         output = self._output(label)
+        found = self._known(label, key, load, output)
+        if found is None:
+            with self.cache.making(key, label):
+                found = self._known(label, key, load, output)  # another run may have made it
+                if found is None:
+                    context = self.context(output)
+                    with self.step(label):
+                        made = make(context)
+                        self.cache.put(key, dump(made, output), output)
+                    return made, output
+        return found[0], output
+
+    def _known(
+        self, label: str, key: str, load: Callable[[Mapping[str, Any], Path], T], output: Path
+    ) -> tuple[T] | None:
+        """The step's result if the cache has it whole, its files put below `output`."""
         entry = self.cache.get(key, label)
-        if entry is not None:
-            try:
-                entry.put_files(output)
-                found = load(entry.body, output)
-            except Exception as error:
-                self.cache.discard(key, label, f"{type(error).__name__}: {error}")
-                shutil.rmtree(output, ignore_errors=True)
-            else:
-                with self.step(label, cached=True):
-                    return found, output
-        context = self.context(output)
-        with self.step(label):
-            made = make(context)
-            self.cache.put(key, dump(made, output), output)
-        return made, output
+        if entry is None:
+            return None
+        try:
+            entry.put_files(output)
+            found = load(entry.body, output)
+        except Exception as error:
+            self.cache.discard(key, label, f"{type(error).__name__}: {error}")
+            shutil.rmtree(output, ignore_errors=True)
+            return None
+        with self.step(label, cached=True):
+            return (found,)
 
     def _output(self, label: str) -> Path:
         """A folder below `files` that no other step has."""

@@ -31,12 +31,18 @@ Parts = Mapping[str, Sequence[Part]]
 
 
 def lock_text(
-    pipeline: Pipeline, parts: Parts, versions: Mapping[str, str], directory: Path
+    pipeline: Pipeline,
+    parts: Parts,
+    versions: Mapping[str, str],
+    directory: Path,
+    tuned: Mapping[str, Any] | None = None,
 ) -> str:
     """The lock file that stands in `directory`.
 
     parts: each table's components in its order ("model", "transform", "accelerator", "backend",
-    "policy", "simulate", "evaluate"). versions: of every distribution that took part.
+    "policy", "simulate", "evaluate"). versions: of every distribution that took part. tuned: the
+    hardware that accelerators chose, by instance; a run of the lock lets them choose again, and
+    says so if they choose otherwise.
     """
     document = pipeline.document()
     for table in ("model", "transform", "accelerator", "backend", "simulate"):
@@ -66,6 +72,8 @@ def lock_text(
         "git_revision": git_revision(pipeline),
         "versions": dict(versions),
     }
+    if tuned:
+        lock["hardware"] = dict(tuned)
     whole = {name: document[name] for name in ORDER if document.get(name)}
     return HEADER + toml_text(whole | {"lock": lock})
 
