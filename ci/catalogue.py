@@ -33,7 +33,11 @@ class Package:
 
 
 CORE = Package(
-    name="crosslayer", path="core", module="crosslayer", extras=("openai", "torch"), torch=True
+    name="crosslayer",
+    path="core",
+    module="crosslayer",
+    extras=("data", "openai", "torch"),
+    torch=True,
 )
 
 

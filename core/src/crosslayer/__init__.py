@@ -12,15 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from crosslayer.comparison import Comparison, compare
+    from crosslayer.load_run import load
     from crosslayer.pipeline.schema import Pipeline
     from crosslayer.results import Run
     from crosslayer.runner import run
 
     __version__: str
 
-__all__ = ["Pipeline", "Run", "__version__", "run"]
+__all__ = ["Comparison", "Pipeline", "Run", "__version__", "compare", "load", "run"]
 
 _HOME = {
+    "Comparison": "crosslayer.comparison",
+    "compare": "crosslayer.comparison",
+    "load": "crosslayer.load_run",
     "Pipeline": "crosslayer.pipeline.schema",
     "Run": "crosslayer.results",
     "run": "crosslayer.runner",

@@ -137,6 +137,33 @@ def run(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="A run's directory, or its name under --runs-dir."),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="What to compare with. Default: the first run."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the comparison as one HTML page.")
+    ] = None,
+    runs_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where runs of a name are.")] = Path(
+        "runs"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Compare runs: metrics, inputs, and whether gains add up.
+
+    Four runs that differ in two things, each alone and both, also get a table of interactions.
+    """
+    from crosslayer import cli_compare
+
+    cli_compare.compare(runs, baseline, html, runs_dir, as_json)
+
+
+@app.command()
 def fetch(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="A model or text, such as smollm2-135m.")

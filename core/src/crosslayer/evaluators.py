@@ -8,6 +8,7 @@ lossless. Intervals are Student t intervals at 95 % over windows, which are take
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 import weakref
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from crosslayer.contracts.report import Metric, Report
+from crosslayer.contracts.report import Cell, Column, Metric, Report, Table
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.evaluators_params import AgreementParams, PerplexityParams, _TextParams
 from crosslayer.progress import Progress
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from crosslayer.kinds import LiveModel, RunContext, Stack
 
 CONFIDENCE = 0.95
+# A report keeps its values a window up to so many, so that runs can be compared window by window.
+KEPT_WINDOWS = 4096
 # Quantiles of Student's t at 0.975 for 1 to 10 degrees of freedom (any table of the distribution).
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
@@ -129,7 +132,12 @@ class Perplexity:
         note = (
             f"Intervals: 95 %, Student t over {len(per_window)} windows; the difference is paired."
         )
-        return Report(title="Perplexity", metrics=tuple(metrics), notes=(note,))
+        originals: Sequence[Any] = [None] * len(per_window)
+        if run.original_nll is not None:
+            originals = run.original_nll.mean(axis=1)
+        columns = (("nll", "nat/token"), ("nll original", "nat/token"))
+        kept = _window_table("perplexity", run, columns, per_window, originals)
+        return Report(title="Perplexity", metrics=tuple(metrics), tables=kept, notes=(note,))
 
 
 class NextTokenAgreement:
@@ -153,7 +161,30 @@ class NextTokenAgreement:
         common = {"provenance": "measured", "better": "higher", "samples": run.nll.size}
         metric = _metric("next_token_agreement", "1", mean, interval, run.source, common)
         note = f"Interval: 95 %, Student t over {len(shares)} windows, cut to 0..1."
-        return Report(title="Next-token agreement", metrics=(metric,), notes=(note,))
+        kept = _window_table("next_token_agreement", run, (("agreement", "fraction"),), shares)
+        return Report(title="Next-token agreement", metrics=(metric,), tables=kept, notes=(note,))
+
+
+def _window_table(
+    metric: str, run: _Run, columns: Sequence[tuple[str, str]], *values: Any
+) -> tuple[Table, ...]:
+    """The table `<metric>_windows`: each window by a hash of its tokens, and its values."""
+    if len(run.windows) > KEPT_WINDOWS:
+        return ()
+    rows: list[tuple[Cell, ...]] = [
+        (name, *(None if value is None else float(value) for value in row))
+        for name, *row in zip(run.windows, *values, strict=True)
+    ]
+    measured = (Column(name=name, unit=unit, provenance="measured") for name, unit in columns)
+    return (
+        Table(
+            name=f"{metric}_windows",
+            title=f"{metric.replace('_', ' ').capitalize()} by window",
+            columns=(Column(name="window"), *measured),
+            rows=tuple(rows),
+            note="A window is named by a hash of its tokens. Runs are compared window by window.",
+        ),
+    )
 
 
 def mean_interval(
@@ -218,6 +249,7 @@ class _Run:
     """What one instance and its unmodified model gave on the same windows."""
 
     source: str
+    windows: tuple[str, ...]  # a hash of the tokens of each
     nll: NDArray[np.float64]
     argmax: NDArray[np.int64]
     original_nll: NDArray[np.float64] | None
@@ -268,9 +300,10 @@ def _decode(params: _TextParams, stack: Stack, progress: Progress) -> _Run:
         f"{len(windows)} windows of {params.window_tokens} tokens"
     )
     nll, argmax = nll_and_argmax(model.live, windows, progress)
+    names = tuple(hashlib.sha256(row.astype("<i8").tobytes()).hexdigest()[:16] for row in windows)
     original = stack.originals.get(instance.name)
     if original is None or original.live is None:
-        return _Run(source, nll, argmax, None, None)
+        return _Run(source, names, nll, argmax, None, None)
     if original.live is model.live:
-        return _Run(source, nll, argmax, nll, argmax)
-    return _Run(source, nll, argmax, *nll_and_argmax(original.live, windows, progress))
+        return _Run(source, names, nll, argmax, nll, argmax)
+    return _Run(source, names, nll, argmax, *nll_and_argmax(original.live, windows, progress))

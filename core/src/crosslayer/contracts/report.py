@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from crosslayer.contracts.base import Value
+from crosslayer.contracts.shown import Shown, data_frame
 
 Provenance = Literal["measured", "recorded", "modelled", "published"]
 Cell = str | float | int | bool | None
 
 
-class Metric(Value):
+class Metric(Shown, Value):
     """One number. `provenance`: measured (ran here), recorded (somebody's real run or outputs),
     modelled (came out of a model), published (from a paper); `source` names the run, the data, the
     model or the paper.
@@ -43,6 +44,15 @@ class Metric(Value):
                 raise ValueError(f"interval of {self.name} needs its confidence")
         return self
 
+    def __repr__(self) -> str:
+        interval = ""
+        if self.interval is not None and self.confidence is not None:
+            low, high = self.interval
+            interval = f" ({low:.6g} to {high:.6g} at {100 * self.confidence:g} %)"
+        unit = "" if self.unit in ("", "1") else f" {self.unit}"
+        clock = ", wall clock" if self.wall_clock else ""
+        return f"<Metric {self.name} = {self.value:.6g}{unit}{interval}, {self.provenance}{clock}>"
+
 
 class Column(Value):
     """A column's name, unit ("" for text) and the provenance of its numbers (None for text and
@@ -54,7 +64,7 @@ class Column(Value):
     provenance: Provenance | None = None
 
 
-class Table(Value):
+class Table(Shown, Value):
     """Rows of cells under columns; one provenance a column."""
 
     name: str
@@ -72,6 +82,25 @@ class Table(Value):
                     "columns"
                 )
         return self
+
+    def __repr__(self) -> str:
+        names = ", ".join(column.name for column in self.columns)
+        return f"<Table {self.name}: {len(self.rows)} rows of {names}>"
+
+    def to_frame(self) -> Any:
+        """The table as a pandas DataFrame, numbers in the columns' own units.
+
+        `frame.attrs` has title, note, and the columns' units and provenances. DependencyError
+        without pandas.
+        """
+        frame = data_frame([column.name for column in self.columns], self.rows)
+        frame.attrs = {
+            "title": self.title,
+            "note": self.note,
+            "units": {column.name: column.unit for column in self.columns},
+            "provenance": {column.name: column.provenance for column in self.columns},
+        }
+        return frame
 
 
 class Series(Value):
@@ -104,7 +133,7 @@ class Panel(Value):
     y_scale: Literal["linear", "log"] = "linear"
 
 
-class Figure(Value):
+class Figure(Shown, Value):
     """A figure as data; the renderer draws it."""
 
     name: str
@@ -115,6 +144,9 @@ class Figure(Value):
     provenance: Provenance
     source: str
     note: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Figure {self.name}: {self.title}, {self.provenance}>"
 
 
 class WrittenFile(Value):
@@ -128,7 +160,7 @@ class WrittenFile(Value):
     sha256: str
 
 
-class Report(Value):
+class Report(Shown, Value):
     """What one component, or a whole run, has to show."""
 
     title: str
@@ -151,3 +183,29 @@ class Report(Value):
             if table.name == name:
                 return table
         raise KeyError(f"no table {name!r}; there are: {', '.join(t.name for t in self.tables)}")
+
+    def figure(self, name: str) -> Figure:
+        """The figure of that name, as data; KeyError lists what there is."""
+        for figure in self.figures:
+            if figure.name == name:
+                return figure
+        names = ", ".join(figure.name for figure in self.figures)
+        raise KeyError(f"no figure {name!r}; there are: {names}")
+
+    def to_frame(self) -> Any:
+        """The metrics as a pandas DataFrame, a row each by name. DependencyError without pandas."""
+        columns = [
+            *("name", "value", "unit", "low", "high", "confidence", "provenance", "source"),
+            *("better", "samples", "wall_clock", "note"),
+        ]
+        rows = []
+        for metric in self.metrics:
+            low, high = metric.interval or (None, None)
+            fields = dict(metric) | {"low": low, "high": high}
+            rows.append([fields[name] for name in columns])
+        return data_frame(columns, rows, index="name")
+
+    def __repr__(self) -> str:
+        kinds = (("metrics", self.metrics), ("tables", self.tables), ("figures", self.figures))
+        counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds)
+        return f"<Report {self.title!r}: {counts}>"

@@ -16,7 +16,7 @@ from crosslayer.parameters import ParameterErrors
 from crosslayer.pipeline.backends import backend_part
 from crosslayer.pipeline.parts import Part, resolve
 from crosslayer.pipeline.schema import Pipeline, Workload
-from crosslayer.pipeline.source import Problem, Source, key_text, read_source
+from crosslayer.pipeline.source import PipelineErrors, Problem, Source, key_text, read_source
 from crosslayer.pipeline.tables import Found, read_tables
 from crosslayer.pipeline.toml_lines import KeyPath
 from crosslayer.pipeline.topology import topology_of
@@ -39,18 +39,33 @@ def check_file(path: str | Path, registry: Registry) -> tuple[Pipeline | None, t
     source = read_source(Path(path))
     if isinstance(source, Problem):
         return None, (source,)
-    return _check(source, registry, Path(path))
+    return check_source(source, registry, Path(path))
+
+
+def read_pipeline(path: Path) -> Pipeline:
+    """The pipeline of a file by its form alone: no component is looked for, none has to be there.
+
+    Errors: PipelineErrors.
+    """
+    source = read_source(path)
+    if isinstance(source, Problem):
+        raise PipelineErrors((source,))
+    found, problems = read_tables(source)
+    if problems:
+        raise PipelineErrors(problems)
+    return _pipeline(source, found, path)
 
 
 def check_pipeline(pipeline: Pipeline, registry: Registry) -> tuple[Problem, ...]:
     """Everything that is wrong with a pipeline made in Python."""
     source = Source(str(pipeline.file or "pipeline"), pipeline.folder, pipeline.document())
-    return _check(source, registry, pipeline.file)[1]
+    return check_source(source, registry, pipeline.file)[1]
 
 
-def _check(
+def check_source(
     source: Source, registry: Registry, file: Path | None
 ) -> tuple[Pipeline | None, tuple[Problem, ...]]:
+    """`check_file` of a file's data; a pipeline of it counts as written in `file`."""
     found, problems = read_tables(source)
     parts = _Parts(source, registry, problems)
     for path, table in found.items():

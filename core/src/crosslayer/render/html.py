@@ -37,10 +37,28 @@ def render(
     of plain values. pipeline_text: the pipeline file as written. lock_text: the same with every
     default filled in.
     """
+    from crosslayer.render.figures import to_svg
+
+    pairs, rest = pairs_and_rest(report.metrics)
+    return fill(
+        "report.html.j2",
+        report=report,
+        pairs=pairs,
+        groups=_grouped(number_rows(rest)),
+        tables=[table_view(table) for table in report.tables],
+        figures=[(figure, _drawing(to_svg(figure, caption=False))) for figure in report.figures],
+        legend=[(name, MEANING[name]) for name in MEANING if name in _used(report)],
+        wall_clock=any(metric.wall_clock for metric in report.metrics),
+        pipeline_text=pipeline_text,
+        lock_text=lock_text,
+        facts=list(_facts(run_info or {})),
+    )
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this folder with the page's style and the values, all text escaped."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
-
-    from crosslayer.render.figures import to_svg
 
     def without_controls(value: Any) -> Any:
         return plain(value) if type(value) is str else value
@@ -53,20 +71,8 @@ def render(
         keep_trailing_newline=True,
         finalize=without_controls,
     )
-    pairs, rest = pairs_and_rest(report.metrics)
-    page: str = environment.from_string(_part("report.html.j2")).render(
-        report=report,
-        style=Markup(_part("style.css")),
-        pairs=pairs,
-        groups=_grouped(number_rows(rest)),
-        tables=[table_view(table) for table in report.tables],
-        figures=[(figure, _drawing(to_svg(figure, caption=False))) for figure in report.figures],
-        legend=[(name, MEANING[name]) for name in MEANING if name in _used(report)],
-        wall_clock=any(metric.wall_clock for metric in report.metrics),
-        pipeline_text=pipeline_text,
-        lock_text=lock_text,
-        facts=list(_facts(run_info or {})),
-    )
+    style = Markup(_part("style.css"))
+    page: str = environment.from_string(_part(template)).render(style=style, **values)
     return page
 
 

@@ -1,0 +1,488 @@
+"""Runs side by side: differences, intervals, what changed, and whether gains survive each other.
+
+Intervals are checked against arithmetic by hand: 4.3027 is the 0.975 quantile of Student's t with
+2 degrees of freedom.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_plugins import crosslayer
+from run_directories import metric, table, write_run
+from toy_runs import go, pipeline
+from toy_runs import own_cache as own_cache  # a fixture
+
+import crosslayer as cl
+from crosslayer.compare_interaction import Interaction
+from crosslayer.comparison import Comparison, Entry
+from crosslayer.contracts.report import WrittenFile
+from crosslayer.errors import InputError
+
+T2 = 4.3027
+FLOW = {"transform": [{"use": "flow", "sparsity": 0.5}]}
+KV = {"transform": [{"use": "thinkv"}]}
+BOTH = {"transform": [FLOW["transform"][0], KV["transform"][0]]}
+INPUTS: tuple[dict[str, Any], ...] = ({}, FLOW, KV, BOTH)
+
+
+def perplexity_run(
+    folder: Path, nll: Sequence[float], ids: Sequence[str] = ("x", "y", "z"), **more: Any
+) -> Path:
+    """A run with the perplexity of these windows, and an interval that overlaps everything."""
+    value = math.exp(sum(nll) / len(nll))
+    kept = table("perplexity_windows", ("window", "nll"), list(zip(ids, nll, strict=True)))
+    one = metric(
+        "perplexity", value, "1", provenance="measured", interval=(value / 2, value * 2),
+        confidence=0.95,
+    )  # fmt: skip
+    return write_run(folder, [one], tables=[kept], **more)
+
+
+def second(comparison: Comparison, name: str) -> Entry:
+    return comparison.metric(name).entries[1]
+
+
+def test_windows_in_common_give_paired_intervals(tmp_path: Path) -> None:
+    a = perplexity_run(tmp_path / "a", (1.0, 2.0, 3.0))
+    b = perplexity_run(tmp_path / "b", (1.1, 2.2, 3.3))
+    found = second(cl.compare(a, b), "perplexity")
+    # Differences of NLL are 0.1, 0.2, 0.3: mean 0.2, standard deviation 0.1.
+    half = T2 * 0.1 / math.sqrt(3)
+    assert found.ratio == pytest.approx(math.exp(0.2))
+    ratio = found.ratio_interval
+    assert ratio is not None
+    assert (ratio.how, ratio.samples, ratio.confidence) == ("paired", 3, 0.95)
+    expected = (math.exp(0.2 - half), math.exp(0.2 + half))
+    assert (ratio.low, ratio.high) == pytest.approx(expected, rel=1e-4)
+    # To first order: e^2.2 times (-1.1, 0, 1.1), less e^2 times (-1, 0, 1).
+    value, spread = math.exp(2.2) - math.exp(2), 1.1 * math.exp(2.2) - math.exp(2)
+    half = T2 * spread / math.sqrt(3)
+    assert found.difference == pytest.approx(value)
+    ends = found.difference_interval
+    assert ends is not None
+    assert (ends.low, ends.high) == pytest.approx((value - half, value + half), rel=1e-4)
+    assert found.verdict == "no difference beyond the interval"
+
+
+def test_a_small_difference_that_all_windows_show_is_worse_though_intervals_overlap(
+    tmp_path: Path,
+) -> None:
+    a = perplexity_run(tmp_path / "a", (1.0, 2.0, 3.0))
+    b = perplexity_run(tmp_path / "b", (1.010, 2.011, 3.012))
+    found = second(cl.compare(a, b), "perplexity")
+    assert found.verdict == "worse"
+    half = T2 * 0.001 / math.sqrt(3)
+    assert found.ratio_interval is not None
+    ends = (math.log(found.ratio_interval.low), math.log(found.ratio_interval.high))
+    assert ends == pytest.approx((0.011 - half, 0.011 + half), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("other", "ids"),
+    [((1.1, 2.2, 3.3), ("x", "y", "else")), ((1.1, 2.2), ("x", "y"))],
+    ids=["another text", "fewer windows"],
+)
+def test_other_windows_are_never_paired(
+    tmp_path: Path, other: Sequence[float], ids: Sequence[str]
+) -> None:
+    a = perplexity_run(tmp_path / "a", (1.0, 2.0, 3.0))
+    b = perplexity_run(tmp_path / "b", other, ids)
+    ends = second(cl.compare(a, b), "perplexity").difference_interval
+    assert ends is not None
+    assert (ends.how, ends.samples) == ("unpaired", None)
+
+
+def test_a_table_that_is_not_the_metrics_is_not_used(tmp_path: Path) -> None:
+    kept = table("perplexity_windows", ("window", "nll"), [("x", 1.0), ("y", 2.0)])
+    runs = [
+        write_run(tmp_path / name, [metric("perplexity", value, "1")], tables=[kept])
+        for name, value in (("a", 9.0), ("b", 10.0))
+    ]
+    assert second(cl.compare(*runs), "perplexity").difference_interval is None
+
+
+def test_intervals_without_samples_are_combined_in_quadrature(tmp_path: Path) -> None:
+    a = metric("x", 10.0, interval=(9.0, 12.0), confidence=0.95)
+    b = metric("x", 15.0, interval=(13.0, 18.0), confidence=0.95)
+    runs = [write_run(tmp_path / "a", [a]), write_run(tmp_path / "b", [b])]
+    ends = second(cl.compare(*runs), "x").difference_interval
+    assert ends is not None
+    assert ends.how == "unpaired"
+    # 15 may be 2 less and 10 may be 2 more; 15 may be 3 more and 10 may be 1 less.
+    assert (ends.low, ends.high) == pytest.approx((5 - math.sqrt(8), 5 + math.sqrt(10)))
+
+
+def test_one_interval_or_two_confidences_give_none(tmp_path: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"r{i}",
+            [metric("x", 10.0 + i, interval=ends, confidence=ends and confidence)],
+        )
+        for i, (ends, confidence) in enumerate([((9.0, 12.0), 0.95), (None, 0), ((9.0, 13.0), 0.9)])
+    ]
+    entries = cl.compare(*runs).metric("x").entries
+    assert [entry.difference_interval for entry in entries] == [None, None, None]
+
+
+def test_accuracies_are_paired_by_question_from_the_whole_file(tmp_path: Path) -> None:
+    """The report shows one answer of four; the CSV file beside it has all."""
+    folders = []
+    for name, rights in (("a", (1, 0, 1, 0)), ("b", (1, 1, 1, 0))):
+        value = sum(rights) / 4
+        ends = (0.0, 1.0)
+        one = metric("policy_accuracy", value, "fraction", better="higher", interval=ends,
+                     confidence=0.95, provenance="recorded")  # fmt: skip
+        columns = ("question", "answer", "reference", "right")
+        file = WrittenFile(name="answers", path="files/answers.csv", sha256="0" * 64)
+        cut = table("answers", columns, [("q0", "4", "4", True)])
+        folder = write_run(tmp_path / name, [one], tables=[cut], files=(file,))
+        (folder / "files").mkdir()
+        lines = [f"q{i},4,4,{bool(right)}" for i, right in enumerate(rights)]
+        (folder / "files" / "answers.csv").write_text("\n".join([",".join(columns), *lines]))
+        folders.append(folder)
+    found = second(cl.compare(*folders), "policy_accuracy")
+    assert found.difference_interval is not None
+    # Differences 0, 1, 0, 0: mean 0.25, standard deviation 0.5; t of 3 degrees of freedom.
+    half = 3.1824 * 0.5 / 2
+    ends = (found.difference_interval.low, found.difference_interval.high)
+    assert ends == pytest.approx((0.25 - half, 0.25 + half), rel=1e-4)
+    assert found.difference_interval.how == "paired"
+
+
+def test_measured_against_modelled_is_no_comparison(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", [metric("x", 1.0)])
+    b = write_run(tmp_path / "b", [metric("x", 2.0, provenance="measured")])
+    c = write_run(tmp_path / "c", [metric("x", 2.0, "J")])
+    _, measured, joules = cl.compare(a, b, c).metric("x").entries
+    assert measured.remark == "not a comparison: modelled against measured"
+    assert joules.remark == "not a comparison: s against J"
+    for entry in (measured, joules):
+        assert entry.metric is not None
+        assert (entry.difference, entry.ratio, entry.verdict) == (None, None, "")
+
+
+def test_a_metric_that_one_run_lacks_is_shown_as_missing(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", [metric("x", 1.0)])
+    b = write_run(tmp_path / "b", [metric("y", 2.0)])
+    found = cl.compare(a, b)
+    assert [row.name for row in found.metrics] == ["x", "y"]
+    assert second(found, "x").remark == "missing"
+    assert found.metric("y").entries[0].remark == "missing"
+    assert second(found, "y").remark == "missing in the baseline"
+
+
+def test_another_source_and_no_interval_are_said(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", [metric("x", 2.0, provenance="measured")])
+    b = write_run(tmp_path / "b", [metric("x", 1.0, provenance="measured", source="else")])
+    found = second(cl.compare(a, b), "x")
+    assert (found.verdict, found.remark) == ("better (no interval)", "another source")
+
+
+def test_changed_inputs_are_named_by_component_not_by_place(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / f"r{i}", [metric("x", 1.0)], inputs=inputs)
+        for i, inputs in enumerate((KV, BOTH))
+    ]
+    found = {row.key: row.values for row in cl.compare(*runs).inputs}
+    assert found == {"transform.flow.use": (None, "flow"), "transform.flow.sparsity": (None, 0.5)}
+
+
+def test_the_order_of_transforms_is_an_input(tmp_path: Path) -> None:
+    turned = {"transform": BOTH["transform"][::-1]}
+    runs = [
+        write_run(tmp_path / f"r{i}", [], inputs=inputs) for i, inputs in enumerate((BOTH, turned))
+    ]
+    (row,) = cl.compare(*runs).inputs
+    assert (row.key, row.values) == ("order of transforms", ("flow, thinkv", "thinkv, flow"))
+
+
+def test_the_same_file_named_from_another_folder_is_the_same_input(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", [], inputs={"workload": {"trace": "../t.csv"}})
+    b = write_run(tmp_path / "deep/er/b", [], inputs={"workload": {"trace": "../../../t.csv"}})
+    c = write_run(tmp_path / "deep/c", [], inputs={"workload": {"trace": "../t.csv"}})
+    assert cl.compare(a, b).inputs == ()
+    assert [row.key for row in cl.compare(a, c).inputs] == ["workload.trace"]
+
+
+def test_versions_threads_and_machines_that_differ_are_listed(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", [])
+    info = {"threads": 4, "machine": {"cpu": "B"}, "versions": {"crosslayer": "0.2.0"}}
+    b = write_run(tmp_path / "b", [], info=info)
+    found = {row.key: row.values for row in cl.compare(a, b).surroundings}
+    assert found == {
+        "versions.crosslayer": ("0.1.0", "0.2.0"),
+        "threads": (2, 4),
+        "machine.cpu": ("A", "B"),
+    }
+
+
+def test_the_baseline_is_the_first_or_the_one_that_is_named(tmp_path: Path) -> None:
+    a, b = (write_run(tmp_path / n, [metric("x", v)]) for n, v in (("a", 1.0), ("b", 4.0)))
+    assert second(cl.compare(a, b), "x").ratio == 4.0
+    found = cl.compare(a, b, baseline=b)
+    assert (found.runs, second(found, "x").ratio) == (("b", "a"), 0.25)
+
+
+def square(tmp_path: Path, values: Sequence[float], unit: str = "s", **more: Any) -> Interaction:
+    runs = [
+        write_run(tmp_path / f"r{i}", [metric("x", value, unit, **more)], inputs=inputs)
+        for i, (value, inputs) in enumerate(zip(values, INPUTS, strict=True))
+    ]
+    (found,) = cl.compare(*runs).interactions
+    (row,) = found.rows
+    return row
+
+
+# Milliseconds of neither, flow, thinkv, both; as factors 0.6 and 0.5, whose product is 0.3.
+@pytest.mark.parametrize(
+    ("both", "verdict", "sentence"),
+    [
+        (3.0, "none", "gains add up: as factors, 0.600× times 0.500× is 0.300×"),
+        (4.5, "less", "gains overlap: 1.5 ms of 7 ms lost"),
+        (
+            5.5,
+            "less",
+            "gains overlap: 2.5 ms of 7 ms lost, together less than the better one alone",
+        ),
+        (11.0, "less", "gains cancel: together no gain, where they add up to 7 ms"),
+        (2.0, "more", "gains reinforce each other: 1 ms on top of the 7 ms that they add up to"),
+    ],
+)
+def test_gains_as_factors(tmp_path: Path, both: float, verdict: str, sentence: str) -> None:
+    row = square(tmp_path, [value * 1e-3 for value in (10.0, 6.0, 5.0, both)])
+    assert (row.scale, row.verdict, row.sentence) == ("factors", verdict, sentence)
+    assert row.ratios == pytest.approx((0.6, 0.5, both / 10))
+    assert row.effects == pytest.approx((-4e-3, -5e-3, (both - 10) * 1e-3))
+    # (both - thinkv) - (flow - neither), and (both / thinkv) / (flow / neither)
+    assert row.interaction == pytest.approx((both - 5 - (6 - 10)) * 1e-3)
+    assert row.ratio_of_ratios == pytest.approx((both / 5) / 0.6)
+    assert row.expected == pytest.approx(3e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "better", "sentence"),
+    [
+        ((0.5, 0.6, 0.65, 0.75), "higher", "gains add up"),
+        ((0.5, 0.6, 0.65, 0.7), "higher", "gains overlap: 5 points of 25 points lost"),
+        ((0.5, 0.4, 0.45, 0.2), "higher",
+         "costs compound: 15 points on top of the 15 points that they add up to"),
+        ((0.5, 0.4, 0.45, 0.4), "higher", "costs overlap: 5 points of 15 points saved"),
+        ((0.5, 0.4, 0.7, 0.5), "higher",
+         "together 10 points worse than the gain and the cost add up to"),
+        ((0.5, 0.5, 0.7, 0.7), "higher",
+         "only transform thinkv changes it, with or without transform flow"),
+        ((0.5, 0.5, 0.5, 0.7), "higher",
+         "gain only together: 20 points, and each alone changes nothing"),
+        ((0.5, 0.5, 0.5, 0.5), "higher", "neither changes it"),
+        ((0.5, 0.6, 0.6, 0.8), None, "together 10 points more than the effects add up to"),
+    ],
+)  # fmt: skip
+def test_shares_add_up_as_differences(
+    tmp_path: Path, values: Sequence[float], better: str | None, sentence: str
+) -> None:
+    row = square(tmp_path, values, "fraction", better=better)
+    assert (row.scale, row.ratio_of_ratios, row.sentence) == ("differences", None, sentence)
+    neither, a, b, both = values
+    assert row.interaction == pytest.approx(both - a - b + neither)
+
+
+def test_an_interaction_of_measured_numbers_without_interval_may_be_chance(tmp_path: Path) -> None:
+    row = square(tmp_path, (10.0, 6.0, 5.0, 4.0), provenance="measured")
+    assert row.sentence.endswith("; there is no interval, so this may be chance")
+
+
+def perplexities(tmp_path: Path, extra: Sequence[float]) -> Interaction:
+    """flow adds 0.1 nat a token, thinkv 0.3, both together 0.4 and `extra`, window by window."""
+    base = (1.0, 2.0, 3.0)
+    added: list[Sequence[float]] = [(0, 0, 0), (0.1,) * 3, (0.3,) * 3, [0.4 + e for e in extra]]
+    runs = [
+        perplexity_run(
+            tmp_path / f"r{i}", [x + y for x, y in zip(base, more, strict=True)], inputs=inputs
+        )
+        for i, (more, inputs) in enumerate(zip(added, INPUTS, strict=True))
+    ]
+    return cl.compare(*runs).interactions[0].rows[0]
+
+
+def test_costs_that_multiply_on_every_window_are_no_interaction(tmp_path: Path) -> None:
+    row = perplexities(tmp_path, (0.0, 0.0, 0.0))
+    assert row.ratio_of_ratios == pytest.approx(1.0)
+    assert row.ratio_interval is not None
+    assert (row.ratio_interval.low, row.ratio_interval.high) == pytest.approx((1.0, 1.0))
+    assert row.verdict == "none beyond the interval"
+
+
+def test_an_interaction_whose_interval_holds_nothing_is_none(tmp_path: Path) -> None:
+    row = perplexities(tmp_path, (-0.04, 0.01, 0.06))  # mean 0.01, standard deviation 0.05
+    half = T2 * 0.05 / math.sqrt(3)
+    assert row.ratio_interval is not None
+    found = (math.log(row.ratio_interval.low), math.log(row.ratio_interval.high))
+    assert found == pytest.approx((0.01 - half, 0.01 + half), rel=1e-3)
+    assert row.sentence == (
+        "no interaction beyond the interval: together 0.892× to 1.14× of the product"
+    )
+
+
+def test_an_interaction_that_every_window_shows_is_one(tmp_path: Path) -> None:
+    row = perplexities(tmp_path, (0.2, 0.25, 0.3))
+    half = T2 * 0.05 / math.sqrt(3)
+    assert row.ratio_of_ratios == pytest.approx(math.exp(0.25))
+    assert row.ratio_interval is not None
+    assert row.ratio_interval.how == "paired"
+    assert row.ratio_interval.low == pytest.approx(math.exp(0.25 - half), rel=1e-4)
+    assert row.verdict == "less"
+    assert row.sentence.startswith("costs compound: ")
+
+
+def test_four_unpaired_intervals_are_combined(tmp_path: Path) -> None:
+    ends = [(9.0, 11.0), (5.0, 7.0), (4.0, 6.0), (2.0, 5.0)]
+    values = (10.0, 6.0, 5.0, 3.0)
+    runs = [
+        write_run(
+            tmp_path / f"r{i}",
+            [metric("x", v, interval=e, confidence=0.95)],
+            inputs=inputs,
+        )
+        for i, (v, e, inputs) in enumerate(zip(values, ends, INPUTS, strict=True))
+    ]
+    row = cl.compare(*runs).interactions[0].rows[0]
+    found = row.interaction_interval
+    assert found is not None
+    # 2 = 3 - 5 - 6 + 10; below it 1 of each value, above it 1 of three and 2 of the last
+    assert (found.low, found.high) == pytest.approx((2 - 2, 2 + math.sqrt(7)))
+    assert row.verdict == "none beyond the interval"
+
+
+def test_mixed_provenance_in_the_four_is_no_interaction(tmp_path: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"r{i}",
+            [metric("x", 1.0 + i, provenance="measured" if i == 3 else "modelled")],
+            inputs=inputs,
+        )
+        for i, inputs in enumerate(INPUTS)
+    ]
+    row = cl.compare(*runs).interactions[0].rows[0]
+    assert (row.verdict, row.interaction) == ("no comparison", None)
+    assert row.sentence == "not a comparison: modelled against measured"
+
+
+def test_a_square_is_found_whatever_the_order_and_beside_other_runs(tmp_path: Path) -> None:
+    other = {"transform": [{"use": "flow", "sparsity": 0.7}]}
+    runs = {
+        name: write_run(tmp_path / name, [metric("x", 1.0)], inputs=inputs)
+        for name, inputs in zip(
+            ("none", "flow", "kv", "both", "more"), (*INPUTS, other), strict=True
+        )
+    }
+    found = cl.compare(*(runs[name] for name in ("none", "both", "more", "kv", "flow")))
+    (one,) = found.interactions
+    assert one.runs == ("none", "flow", "kv", "both")
+    assert [str(factor) for factor in (one.a, one.b)] == [
+        "transform flow: without → with",
+        "transform thinkv: without → with",
+    ]
+    assert cl.compare(runs["none"], runs["both"], runs["more"], runs["kv"]).interactions == ()
+    turned = cl.compare(*runs.values(), baseline=runs["both"]).interactions[0]
+    assert turned.runs == ("both", "kv", "flow", "none")
+    assert str(turned.a) == "transform flow: with → without"
+
+
+def test_three_levels_of_one_key_are_no_square(tmp_path: Path) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"r{i}", [metric("x", 1.0)], inputs={"transform": [{"use": "f", "s": i}]}
+        )
+        for i in range(4)
+    ]
+    assert cl.compare(*runs).interactions == ()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_four_real_runs_of_two_factors_are_a_square(tmp_path: Path) -> None:
+    runs = []
+    for pattern in ("2:4", "1:4"):
+        for machine in ("small", "large"):
+            text = f"""
+                [pipeline]
+                name = "{pattern} {machine}"
+                [model]
+                use = "toy"
+                [[transform]]
+                use = "prune"
+                pattern = "{pattern}"
+                [accelerator]
+                use = "machine:{machine}"
+            """
+            runs.append(go(pipeline(tmp_path, text), tmp_path))
+    in_memory = cl.compare(*runs)
+    assert cl.compare(*(run.directory for run in runs)).inputs == in_memory.inputs
+    (found,) = in_memory.interactions
+    assert [factor.name for factor in (found.a, found.b)] == [
+        "transform.prune.pattern",
+        "accelerator.use",
+    ]
+    assert "accelerator.preset" in found.b.keys
+    rows = {row.metric: row for row in found.rows}
+    assert rows["weight_bytes"].sentence.startswith("only transform.prune.pattern changes it")
+
+
+def test_a_run_that_was_replaced_on_disk_is_compared_as_it_was(
+    tmp_path: Path, own_cache: None
+) -> None:
+    text = '[model]\nuse = "toy"\n[[transform]]\nuse = "prune"\nsparsity = {}\n'
+    first = go(pipeline(tmp_path, text.format(0.25)), tmp_path)
+    second_run = go(pipeline(tmp_path, text.format(0.5)), tmp_path)
+    assert first.directory == second_run.directory
+    found = cl.compare(first, second_run)
+    (row,) = found.inputs
+    assert (row.key, row.values) == ("transform.prune.sparsity", (0.25, 0.5))
+    assert len(set(found.runs)) == 2
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", [])
+    with pytest.raises(InputError, match="needs two runs or more"):
+        cl.compare(a)
+    with pytest.raises(InputError, match="this run is given twice"):
+        cl.compare(a, a)
+
+
+def test_the_page_escapes_and_shows_everything(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    runs = [
+        write_run(tmp_path / f"r{i}", [metric(f"x{evil}", 10.0 + i, source=f"{evil}{i}")],
+                  inputs={**inputs, "workload": {"trace": evil if i else "t"}})
+        for i, inputs in enumerate(INPUTS)
+    ]  # fmt: skip
+    found = cl.compare(*runs)
+    for text in (found.to_html(), found._repr_html_()):
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+    assert "http" not in found.to_html().replace("http-equiv", "")
+    assert "transform.flow.sparsity" in found.to_html()
+
+
+def test_the_command_prints_tables_json_and_a_page(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for name, value, inputs in zip("abcd", (10.0, 6.0, 5.0, 4.5), INPUTS, strict=True):
+        write_run(runs / name, [metric("latency_s", value)], inputs=inputs)
+    ended = crosslayer("compare", *"abcd", "--html", "page.html", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "latency_s: gains overlap: 1.5 s of 7 s lost" in ended.stdout
+    assert "transform.flow.sparsity" in ended.stdout
+    assert ended.stdout.endswith("page: page.html\n")
+    assert "gains overlap" in (tmp_path / "page.html").read_text()
+    ended = crosslayer("compare", "a", "runs/b", "--json", "--baseline", "b", cwd=tmp_path)
+    data = json.loads(ended.stdout)
+    assert data["runs"] == ["b", "a"]
+    assert data["metrics"][0]["entries"][1]["ratio"] == pytest.approx(10 / 6)
+    ended = crosslayer("compare", "a", "bb", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "bb: there is no such run directory; " in ended.stderr
