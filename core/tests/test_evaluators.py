@@ -180,6 +180,33 @@ def test_agreement_is_the_share_of_equal_argmaxes(tmp_path: Path, text: Path) ->
     assert metric.better == "higher"
 
 
+def test_values_a_window_are_kept_and_windows_are_named_by_their_tokens(
+    tmp_path: Path, text: Path
+) -> None:
+    model = random_model(LLAMA)
+    changed = noisy(model, 0.1)
+    both = stack(changed, model)
+    params = {"text": str(text), "tokens": 200, "window_tokens": 50}
+    report = Perplexity(PerplexityParams(**params)).evaluate(both, context(tmp_path))
+    kept = report.table("perplexity_windows")
+    assert [column.name for column in kept.columns] == ["window", "nll", "nll original"]
+    names, nll, original = zip(*kept.rows, strict=True)
+    assert len(set(names)) == 4
+    assert report.metric("perplexity").value == pytest.approx(math.exp(np.mean(nll)))
+    assert report.metric("perplexity_original").value == pytest.approx(math.exp(np.mean(original)))
+
+    agreed = NextTokenAgreement(AgreementParams(**params)).evaluate(both, context(tmp_path))
+    windows, shares = zip(*agreed.table("next_token_agreement_windows").rows, strict=True)
+    assert windows == names
+    assert agreed.metric("next_token_agreement").value == pytest.approx(np.mean(shares))
+    alone = Perplexity(PerplexityParams(**params)).evaluate(stack(model, None), context(tmp_path))
+    assert [row[0] for row in alone.table("perplexity_windows").rows] == list(names)
+    assert {row[2] for row in alone.table("perplexity_windows").rows} == {None}
+    text.write_text(text.read_text("utf-8").replace("e", "a"), "utf-8")
+    other = Perplexity(PerplexityParams(**params)).evaluate(stack(model, model), context(tmp_path))
+    assert not {row[0] for row in other.table("perplexity_windows").rows} & {*names}
+
+
 def test_an_unmodified_model_agrees_with_itself_and_is_decoded_once(
     tmp_path: Path, text: Path
 ) -> None:

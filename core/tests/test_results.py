@@ -126,6 +126,7 @@ def test_reprs_are_one_line_that_says_what_it_is(run: cl.Run, tmp_path: Path) ->
     assert "Toy <b>run</b>" in repr(run) and str(run.directory) in repr(run)
     for value in (run, run.metrics, report, report.figures[0], write_two(tmp_path, "s")):
         assert "\n" not in repr(value)
+        assert str(value) == repr(value)
 
 
 def broken(folder: Path, file: str, text: str) -> Path:

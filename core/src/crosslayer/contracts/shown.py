@@ -17,6 +17,9 @@ class Shown:
     The renderer is looked up by name when a value is shown: contracts know nothing above them.
     """
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def _repr_html_(self) -> str:
         text: str = import_module("crosslayer.render.notebook").html(self)
         return text

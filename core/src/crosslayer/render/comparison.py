@@ -42,6 +42,7 @@ class Section:
     right: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+    folds: tuple[int, ...] = ()  # columns that a page shows under the one before them
     blocks: bool = False  # too wide for a terminal: a paragraph a row there, its last cell first
 
 
@@ -87,15 +88,19 @@ def page(comparison: Comparison) -> str:
 
 
 def _for_a_page(section: Section) -> Section:
-    """Without empty columns, and without the sentences that a page has above its table; what stands
-    in brackets behind a number gets a line of its own.
+    """Without empty columns, and without the sentences that a page has above its table; intervals,
+    and what stands in brackets behind a number, get lines of their own.
     """
     used = [i for i in range(len(section.head)) if any(row[i] for row in section.rows)]
+    used = [i for i in used if i not in section.folds]
     if section.blocks:
         used = used[:-1]
 
     def cell(row: tuple[str, ...], i: int) -> str:
-        return row[i].replace(" (", "\n(").replace(" [", "\n[") if i in section.right else row[i]
+        text = row[i]
+        if i + 1 in section.folds and row[i + 1]:
+            text += f"\n{row[i + 1]}"
+        return text.replace(" (", "\n(").replace(" [", "\n[") if i in section.right else text
 
     return replace(
         section,
@@ -112,12 +117,12 @@ def _metrics(comparison: Comparison) -> Section:
         groups.append(len(rows))
         rows += _metric_rows(row)
     head = (
-        *("metric", "run", "value", "difference", "its interval", "ratio", "its interval"),
-        *("provenance", ""),
+        *("metric", "run", "value", "provenance"),
+        *("difference", "its interval", "ratio", "its interval", ""),
     )
     kinds = [e.difference_interval for row in comparison.metrics for e in row.entries]
     notes = (PAIRED,) if any(kinds) else ()
-    return Section("Metrics", head, tuple(rows), (2, 3, 5), notes, tuple(groups))
+    return Section("Metrics", head, tuple(rows), (2, 4, 6), notes, tuple(groups), folds=(5, 7))
 
 
 def _metric_rows(row: Row) -> Iterator[tuple[str, ...]]:
@@ -130,11 +135,11 @@ def _metric_rows(row: Row) -> Iterator[tuple[str, ...]]:
             plain(row.name) if place == 0 else "",
             plain(entry.run),
             value,
+            f"{metric.provenance}{clock}" if metric else "",
             difference,
             ends,
             NOTHING if entry.ratio is None and difference != "" else _ratio(entry.ratio),
             _ratio_ends(entry.ratio_interval),
-            f"{metric.provenance}{clock}" if metric else "",
             "; ".join(part for part in (entry.verdict, entry.remark) if part),
         )
 
@@ -155,7 +160,9 @@ def _difference(entry: Entry) -> tuple[str, str]:
     if entry.difference is None or entry.metric is None:
         return "", ""
     ends = entry.difference_interval
-    numbers = [entry.difference, *((ends.low, ends.high) if ends else ())]
+    # What rounding leaves of sums in another order is no difference that anybody should read.
+    difference_of = 0.0 if entry.verdict == "unchanged" else entry.difference
+    numbers = [difference_of, *((ends.low, ends.high) if ends else ())]
     shown = aligned(numbers, entry.metric.unit)
     difference = f"{_signed(shown.texts[0])} {_unit(shown.unit)}".rstrip()
     if ends is None:
@@ -211,7 +218,7 @@ def _interaction_row(row: Interaction) -> tuple[str, ...]:
     if row.interaction is None:
         return (plain(row.metric), *values, "", "", "", "", "", row.sentence)
     # Each effect in its own prefix: one far below the others would be left without digits.
-    effects = [_change(value, row.unit) for value in row.effects]
+    effects = [_change(_rounded(value, row.values), row.unit) for value in row.effects]
     if row.ratios is not None:
         pairs = zip(effects, row.ratios, strict=True)
         effects = [f"{text} ({format_ratio(ratio)})" for text, ratio in pairs]
@@ -219,10 +226,15 @@ def _interaction_row(row: Interaction) -> tuple[str, ...]:
         plain(row.metric),
         *values,
         *effects,
-        _change(row.interaction, row.unit, row.interaction_interval),
+        _change(_rounded(row.interaction, row.values), row.unit, row.interaction_interval),
         _ratio(row.ratio_of_ratios) + _ratio_interval(row.ratio_interval),
         row.sentence,
     )
+
+
+def _rounded(value: float, of: Sequence[float]) -> float:
+    """0 for what rounding leaves of these values."""
+    return 0.0 if abs(value) <= 1e-9 * max(map(abs, of)) else value
 
 
 def _change(value: float, unit: str, ends: Interval | None = None) -> str:
