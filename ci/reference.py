@@ -22,6 +22,7 @@ COMMANDS = (
     "describe",
     "check",
     "run",
+    "compare",
     "fetch",
     "check-plugin",
     "doctor",
