@@ -140,7 +140,7 @@ def run(
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="A run's directory, or its name under --runs-dir."),
+        typer.Argument(metavar="RUN", help="A run's directory, or its name under --runs-dir."),
     ],
     baseline: Annotated[
         str | None,
