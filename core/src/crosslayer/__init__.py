@@ -17,10 +17,22 @@ if TYPE_CHECKING:
     from crosslayer.pipeline.schema import Pipeline
     from crosslayer.results import Run
     from crosslayer.runner import run
+    from crosslayer.sweeps.engine import sweep
+    from crosslayer.sweeps.results import SweepResult
 
     __version__: str
 
-__all__ = ["Comparison", "Pipeline", "Run", "__version__", "compare", "load", "run"]
+__all__ = [
+    "Comparison",
+    "Pipeline",
+    "Run",
+    "SweepResult",
+    "__version__",
+    "compare",
+    "load",
+    "run",
+    "sweep",
+]
 
 _HOME = {
     "Comparison": "crosslayer.comparison",
@@ -28,7 +40,9 @@ _HOME = {
     "load": "crosslayer.load_run",
     "Pipeline": "crosslayer.pipeline.schema",
     "Run": "crosslayer.results",
+    "SweepResult": "crosslayer.sweeps.results",
     "run": "crosslayer.runner",
+    "sweep": "crosslayer.sweeps.engine",
 }
 
 

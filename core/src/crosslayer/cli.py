@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from crosslayer.cli_group import LazyGroup, LightCommand, registry_of
+from crosslayer.cli_sweep import sweep
 from crosslayer.cli_traces import trace
 from crosslayer.errors import CrosslayerError
 
@@ -134,6 +135,9 @@ def run(
     from crosslayer import cli_running
 
     raise typer.Exit(cli_running.run(file, registry_of(ctx), threads, runs_dir, as_json))
+
+
+app.command()(sweep)
 
 
 @app.command()

@@ -77,3 +77,23 @@ def _memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def free_memory_bytes() -> int:
+    """Memory that a new process can have: what the system has available, and what is left of the
+    control group's limit. 1 GiB where neither says.
+    """
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((group / "memory.current").read_text())
+            stats = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            found.append(int(limit) - used + int(stats.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        pass
+    return max(0, min(found, default=1 << 30))

@@ -124,13 +124,40 @@ class Series(Value):
         return self
 
 
+class Axis(Value):
+    """One of the upright scales of parallel coordinates; `labels`: what its values 0, 1, 2 ...
+    stand for, where they are no numbers.
+    """
+
+    name: str
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    scale: Literal["linear", "log"] = "linear"
+
+
 class Panel(Value):
-    """One pair of axes; a figure stacks panels that share x."""
+    """One pair of axes; a figure stacks panels that share x.
+
+    Kind "parallel": a series is one line across `axes`, x a name for each of them, y the value on
+    each in its own unit; lines take their colour from the last axis.
+    """
 
     series: tuple[Series, ...] = Field(min_length=1)
     y_label: str
-    kind: Literal["line", "points", "bars", "steps"] = "line"
+    kind: Literal["line", "points", "bars", "steps", "parallel"] = "line"
     y_scale: Literal["linear", "log"] = "linear"
+    axes: tuple[Axis, ...] = ()
+
+    @model_validator(mode="after")
+    def _parallel_lines_cross_every_axis(self) -> Panel:
+        if (self.kind == "parallel") != bool(self.axes):
+            raise ValueError("axes belong to a panel of kind 'parallel', which needs them")
+        for series in self.series if self.axes else ():
+            if len(series.x) != len(self.axes):
+                raise ValueError(
+                    f"series {series.label}: {len(series.x)} values for {len(self.axes)} axes"
+                )
+        return self
 
 
 class Figure(Shown, Value):

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from crosslayer.contracts.report import Figure, Panel, Series
+from crosslayer.render.parallel import draw_parallel
 from crosslayer.render.svg import embeddable
 from crosslayer.render.values import format_number, shorten
 
@@ -148,6 +149,9 @@ def _flat(labels: Sequence[str]) -> bool:
 
 
 def _draw_panel(axis: Any, panel: Panel, labels: Sequence[str]) -> None:
+    if panel.kind == "parallel":
+        draw_parallel(axis, panel)
+        return
     values = [y for series in panel.series for y in series.y]
     if panel.y_scale == "log" and any(y > 0 for y in values):
         axis.set_yscale("log")
@@ -266,7 +270,7 @@ def _wrapped(text: str, width: int, lines: int) -> str:
 def _legend(panel: Panel) -> tuple[list[str], int, int]:
     """(names, columns, rows) of a panel's legend; one series needs none, so 0 rows."""
     names = [shorten(series.label, 48) for series in panel.series]
-    if len(names) == 1:
+    if len(names) == 1 or panel.kind == "parallel":
         return names, 1, 0
     # Matplotlib leaves out labels that start with an underscore; a space of no width keeps ours.
     names = [f"\N{ZERO WIDTH SPACE}{name}" if name.startswith("_") else name for name in names]
