@@ -42,7 +42,7 @@ CACHE = Path(os.environ["CROSSLAYER_CACHE_DIR"])
 
 PACKAGES = read_catalogue()
 EVERYTHING = (CORE, *PACKAGES)
-TEST_TOOLS = ["pytest", "hypothesis"]
+TEST_TOOLS = ["pytest", "pytest-xdist", "hypothesis"]
 BUDGET_S = {
     "tests(core)": 300,
     "tests": 150,
@@ -304,9 +304,9 @@ def site_packages(home: Path) -> Path:
 
 
 def run_pytest(session: nox.Session, folder: str) -> None:
-    """pytest on one folder, with nothing written into the clone."""
+    """pytest on one folder, in two processes, with nothing written into the clone."""
     session.run(
-        *("python", "-P", "-m", "pytest", "-p", "crosslayer_ci", "--durations=5"),
+        *("python", "-P", "-m", "pytest", "-p", "crosslayer_ci", "--durations=5", "-n", "2"),
         *("-o", f"cache_dir={STATE / 'pytest'}", folder, *session.posargs),
         env={"HYPOTHESIS_STORAGE_DIRECTORY": str(STATE / "hypothesis")},
     )

@@ -51,6 +51,8 @@ def pytest_make_collect_report(collector: pytest.Collector):  # type: ignore[no-
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run in which no test passed has shown nothing, so it does not count as one that passed."""
+    if hasattr(session.config, "workerinput"):
+        return  # a worker of pytest-xdist; the process that started it counts
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     passed = terminal is not None and terminal.stats.get("passed")
     if exitstatus == pytest.ExitCode.OK and not passed and not session.config.option.collectonly:
