@@ -308,7 +308,10 @@ def run_pytest(session: nox.Session, folder: str) -> None:
     session.run(
         *("python", "-P", "-m", "pytest", "-p", "crosslayer_ci", "--durations=5", "-n", "2"),
         *("-o", f"cache_dir={STATE / 'pytest'}", folder, *session.posargs),
-        env={"HYPOTHESIS_STORAGE_DIRECTORY": str(STATE / "hypothesis")},
+        env={
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(STATE / "hypothesis"),
+            "OMP_NUM_THREADS": "1",  # a core for each of the two processes
+        },
     )
 
 
