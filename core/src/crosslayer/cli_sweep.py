@@ -55,7 +55,7 @@ def sweep(
     ] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Run a pipeline at many points; repeat it to go on where it stopped.
+    """Run a pipeline file at many points, or go on with a sweep.
 
     Every point is checked first. One that fails is recorded, the others go on, and the exit code is
     4.
