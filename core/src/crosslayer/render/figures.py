@@ -81,7 +81,8 @@ def draw(figure: Figure, *, caption: bool = True) -> matplotlib.figure.Figure:
         axes = drawing.subplots(len(figure.panels), sharex=True, squeeze=False)[:, 0]
         for panel, axis in zip(figure.panels, axes, strict=True):
             _draw_panel(axis, panel, labels)
-        _label_x(axes[-1], figure, labels)
+        if figure.panels[-1].kind != "parallel":  # which names its own axes
+            _label_x(axes[-1], figure, labels)
         drawing.align_ylabels(axes)
         if caption:
             title = _wrapped(figure.title, 90, 2)
@@ -135,7 +136,11 @@ def _height(figure: Figure, labels: Sequence[str]) -> float:
     """Inches: every panel's plot is as high whatever stands above and below it."""
     plots = len(figure.panels) * (3.1 if len(figure.panels) == 1 else 1.75)
     legends = sum(0.2 * max(0, _legend(panel)[2] - 1) for panel in figure.panels)
-    upright = 0.0 if _flat(labels) else 0.075 * max(map(len, _short(labels)))
+    upright = (
+        0.0
+        if _flat(labels) or figure.panels[-1].kind == "parallel"
+        else 0.075 * max(map(len, _short(labels)))
+    )
     return 0.9 + plots + legends + upright
 
 

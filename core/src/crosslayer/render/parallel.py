@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from crosslayer.render.values import aligned, shorten
 COLOURS = ("#0b3c6f", "#0072b2", "#7a8b99", "#e69f00", "#c44e00")
 TICKS = 5
 MOST_LABELS = 12
+NAME_CHARACTERS = 115  # that fit side by side under the panel
 INK = "#222222"
 
 
@@ -38,6 +40,9 @@ def draw_parallel(axis: Any, panel: Panel) -> None:
                 bbox={"boxstyle": "square,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.75},
             )  # fmt: skip
     axis.set_ylim(-1 / 18, 1 + 1 / 18)  # of which ymin and ymax above are the tenths
+    width = max(8, NAME_CHARACTERS // len(panel.axes))
+    axis.set_xticks(list(places), [_in_lines(scale.name, width) for scale in panel.axes])
+    axis.set_xlim(-0.25, len(panel.axes) - 0.45)
     axis.set_yticks([])
     axis.grid(False)
     for side in ("left", "bottom"):
@@ -81,3 +86,13 @@ def _ticks(values: Sequence[float], scale: Axis) -> list[tuple[float, str]]:
         written = aligned(chosen, scale.unit)
         texts = [f"{text} {written.unit}".rstrip() for text in written.texts]
     return list(zip(_heights(chosen, values, scale), texts, strict=True))
+
+
+def _in_lines(name: str, width: int) -> str:
+    """A name in lines of that width, broken after its dots and underscores."""
+    lines = [""]
+    for piece in re.findall(r"[^._\s]*[._\s]*", shorten(name, 4 * width)):
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)

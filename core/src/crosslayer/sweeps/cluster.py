@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import tempfile
 import zipfile
 from collections.abc import Generator, Iterator, Sequence
@@ -25,6 +26,7 @@ from crosslayer.rundir import run_directory
 from crosslayer.sweeps.work import Done, Task, do
 
 OBJECT_STORE_BYTES = 100 << 20  # of a cluster of our own: archives of a few runs at once
+LOOPBACK = ("127.", "localhost")
 PASSED = ("CROSSLAYER_CACHE_DIR", "CROSSLAYER_OFFLINE", "CROSSLAYER_STRICT")
 
 
@@ -35,6 +37,9 @@ class RayExecutor:
     """
 
     def __init__(self, address: str | None = None, jobs: int | None = None) -> None:
+        if address is None or address.startswith(LOOPBACK):
+            # Ray, when it is imported, decides whether it takes 127.0.0.1 for what it says
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray  # noqa: F401
         except ImportError as error:
@@ -52,6 +57,7 @@ class RayExecutor:
             cores = int(ray.cluster_resources().get("CPU", 1))
             at_once = self.jobs or max(1, 2 * cores // tasks[0].threads)
             environment = {name: os.environ[name] for name in PASSED if name in os.environ}
+            paths = [os.path.abspath(path) for path in sys.path]
             shared = ray.put(registry)
             waiting = list(reversed(tasks))
             running: dict[Any, Task] = {}
@@ -65,7 +71,7 @@ class RayExecutor:
                             max_retries=0,
                             scheduling_strategy="SPREAD",
                         )
-                        running[remote.remote(task, shared, environment)] = task
+                        running[remote.remote(task, shared, environment, paths)] = task
                     (ready, *_), _ = ray.wait(list(running), num_returns=1)
                     task = running.pop(ready)
                     yield _received(ray, ready, task)
@@ -108,11 +114,16 @@ def _connected(address: str | None) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _on_node(task: Task, registry: Registry, environment: dict[str, str]) -> Done:
-    """What a node does: run the point, pack what it wrote."""
+def _on_node(
+    task: Task, registry: Registry, environment: dict[str, str], paths: Sequence[str]
+) -> Done:
+    """What a node does: run the point, pack what it wrote. paths: where the sweep finds modules;
+    those that this node has come after its own.
+    """
     import ray
 
     os.environ.update(environment)
+    sys.path += [path for path in paths if path not in sys.path and os.path.exists(path)]
     with tempfile.TemporaryDirectory(prefix="crosslayer-point-") as folder:
         done = do(task, registry, Path(folder))
         node = ray.get_runtime_context().get_node_id()

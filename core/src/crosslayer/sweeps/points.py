@@ -14,7 +14,7 @@ from crosslayer.errors import InputError
 from crosslayer.rundir import slug
 from crosslayer.sweeps.settings import Key, key_name, point, read_key, read_points
 
-READABLE = 40  # characters of a point's values in its name
+READABLE = 17  # characters of a point's values in its name
 
 
 @dataclass(frozen=True)
@@ -100,5 +100,6 @@ def _id(row: Mapping[Key, Any]) -> str:
         text = json.dumps(sorted((list(key), value) for key, value in row.items()), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"a point holds a value that no pipeline can have: {error}") from None
-    short = slug("-".join(value_text(value) for value in row.values()))[:READABLE].strip("-.")
+    values = (value_text(value).rpartition(":")[2] for value in row.values())  # without "roofline:"
+    short = slug("-".join(values))[:READABLE].strip("-.")
     return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -129,11 +129,18 @@ def _said(point: PointResult) -> str:
     return ", ".join(f"{short[name]}={value_text(v)}" for name, v in point.parameters.items())
 
 
-def _origin(metrics: Sequence[Metric]) -> str:
-    """Where the metrics of a figure come from, each name of metric once."""
-    first = {(metric.name, metric.provenance): metric for metric in reversed(metrics)}
-    said = [f"{name} {kind}: {metric.source}" for (name, kind), metric in first.items()]
-    return "; ".join(reversed(said))
+def _origin(points: Sequence[PointResult], names: Sequence[str]) -> str:
+    """Where the metrics of a figure come from: names that have the same origins together."""
+    by_origin: dict[tuple[Provenance, tuple[str, ...]], list[str]] = {}
+    for name in names:
+        found = [metric for point in points if (metric := point.metric(name))]
+        sources = tuple(dict.fromkeys(metric.source for metric in found))
+        by_origin.setdefault((_weakest(found), sources), []).append(name)
+    said = []
+    for (kind, sources), of_origin in by_origin.items():
+        more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+        said.append(f"{', '.join(of_origin)} {kind} by {'; '.join(sources[:3])}{more}")
+    return ". ".join(said)
 
 
 def _axis_label(metric: Metric, objective: Objective) -> str:
@@ -170,16 +177,20 @@ def _pareto(
     all_x = [a for _, a, _ in places.values()]
     all_y = [b for _, _, b in places.values()]
     labels = _axis_label(all_x[0], x), _axis_label(all_y[0], y)
-    panel = Panel(series=tuple(shown), y_label=labels[1], kind="points", y_scale=_scale(all_y))
+    panel = Panel(
+        series=tuple(shown),
+        y_label=labels[1],
+        kind="points",
+        y_scale=_scale([b.value for b in all_y]),
+    )
     return Figure(
         name="pareto", title="Points that no other one beats", x_label=labels[0], panels=(panel,),
-        x_scale=_scale(all_x), provenance=_weakest([*all_x, *all_y]),
-        source=_origin([all_x[0], all_y[0]]), note=note,
+        x_scale=_scale([a.value for a in all_x]), provenance=_weakest([*all_x, *all_y]),
+        source=_origin(points, [x.name, y.name]), note=note,
     )  # fmt: skip
 
 
-def _scale(metrics: Sequence[Metric]) -> Any:
-    values = [metric.value for metric in metrics]
+def _scale(values: Sequence[float]) -> Any:
     return "log" if min(values) > 0 and max(values) > WIDE * min(values) else "linear"
 
 
@@ -207,15 +218,17 @@ def _parallel(
     axes, columns = [], []
     for key in keys:
         labels, values = _coded(points, key)
-        axes.append(Axis(name=short[key], labels=labels))
+        scale = "linear" if labels else _scale(values)
+        axes.append(Axis(name=short[key], labels=labels, scale=scale))
         columns.append(values)
     metrics: Mapping[str, list[Metric]] = {
         name: [metric for point in points if (metric := point.metric(name))] for name in shown
     }
     for name, found in metrics.items():
-        axes.append(Axis(name=name, unit=found[0].unit, scale=_scale(found)))
-        columns.append([metric.value for metric in found])
-    names = tuple(f"{i + 1}. {axis.name}" for i, axis in enumerate(axes))  # two may be called alike
+        values = [metric.value for metric in found]
+        axes.append(Axis(name=name, unit=found[0].unit, scale=_scale(values)))
+        columns.append(values)
+    names = tuple(axis.name for axis in axes)
     lines = tuple(
         Series(label=point.id, x=names, y=tuple(column[i] for column in columns))
         for i, point in enumerate(points)
@@ -230,7 +243,7 @@ def _parallel(
         Figure(
             name="parallel", title="All points over what was varied and what came out", x_label="",
             panels=(panel,), provenance=_weakest(every),
-            source=_origin([found[0] for found in metrics.values()]),
+            source=_origin(points, shown),
             note=f"{left_out} more metrics are in the table." if left_out else "",
         )
     ]  # fmt: skip
