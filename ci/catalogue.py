@@ -36,7 +36,7 @@ CORE = Package(
     name="crosslayer",
     path="core",
     module="crosslayer",
-    extras=("data", "openai", "torch"),
+    extras=("data", "openai", "ray", "torch"),
     torch=True,
 )
 
