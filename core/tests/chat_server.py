@@ -141,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _answer(body: dict[str, Any], content: str, fault: str) -> dict[str, Any]:
     words = said(content, body.get("seed")).split(" ")
+    if fault == "sum":
+        words = [f"{sum(map(int, content.split()[1:]))}."]
     reason = "stop"
     if fault == "long" or len(words) > body.get("max_tokens", 10**6):
         words, reason = words[: body["max_tokens"]], "length"

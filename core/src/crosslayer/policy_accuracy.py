@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from crosslayer.backends.members import MemberBackend
 from crosslayer.backends.protocol import Sampling, TextBackend
 from crosslayer.backends.recording import Recorder
+from crosslayer.backends.transformers import TransformersBackend
 from crosslayer.call_service import IsolatedService
 from crosslayer.contracts.calls import LLMCall, Request
 from crosslayer.contracts.report import Cell, Column, Metric, Provenance, Report, Table
@@ -57,20 +58,21 @@ class PolicyAccuracy:
         """
         params = self.params
         questions = read_questions(params.data, params.questions)
-        if not stack.backends:
+        speakers = stack.backends or _live(stack)
+        if not speakers:
             raise InputError(
                 "policy-accuracy needs somebody to ask: a live [model], or a [[backend]]"
             )
-        pool = stack.pool or Pool(members=tuple(PoolMember(name=name) for name in stack.backends))
+        pool = stack.pool or Pool(members=tuple(PoolMember(name=name) for name in speakers))
         with ExitStack() as open_files:
-            backends: dict[str, TextBackend] = dict(stack.backends)
+            backends: dict[str, TextBackend] = dict(speakers)
             calls = context.output / "calls.jsonl"
             if params.record:
-                for name, backend in stack.backends.items():
+                for name, backend in speakers.items():
                     backends[name] = open_files.enter_context(Recorder(backend, calls))
             served = self._serve(questions, stack.policy or OneCall(), pool, backends, context)
         used = Counter(result.call.model or "" for one in served for result in one.results)
-        kinds: set[Provenance] = {_provenance(stack.backends[name]) for name in used}
+        kinds: set[Provenance] = {_provenance(speakers[name]) for name in used}
         policy = type(stack.policy).__name__ if stack.policy else "one call"
         source = (
             f"{policy} over {', '.join(pool.names)} on {params.data.name},"
@@ -144,6 +146,15 @@ class PolicyAccuracy:
             sum(result.output_tokens for result in one.results),
             ", ".join(members),
         )
+
+
+def _live(stack: Stack) -> dict[str, TextBackend]:
+    """The live models of a stack that names no backends: one made in Python."""
+    return {
+        instance.name: TransformersBackend(instance.model.live, instance.name)
+        for instance in stack.instances
+        if instance.model.live is not None
+    }
 
 
 def wilson(right: int, of: int, z: float = Z) -> tuple[float, float]:

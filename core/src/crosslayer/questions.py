@@ -14,7 +14,7 @@ from crosslayer.contracts.base import Value
 from crosslayer.contracts.calls import Message
 from crosslayer.errors import InputError
 
-Match = Literal["exact", "normalised", "number"]
+Match = Literal["exact", "normalised", "numeric"]
 
 
 class Question(Value):
@@ -106,5 +106,5 @@ def _same_number(answer: str, reference: str) -> bool:
 MATCHES: dict[Match, Callable[[str, str], bool]] = {
     "exact": lambda answer, reference: answer.strip() == reference.strip(),
     "normalised": lambda answer, reference: _normal(answer) == _normal(reference),
-    "number": _same_number,
+    "numeric": _same_number,
 }

@@ -52,7 +52,7 @@ class PolicyAccuracyParams(_Params):
     questions: int | None = Field(
         None, ge=1, le=10_000_000, description="How many, from the first; left out: all."
     )
-    match: Literal["exact", "normalised", "number"] = Field(
+    match: Literal["exact", "normalised", "numeric"] = Field(
         "normalised",
         description="When an answer is right: equal but for spaces around it; also but for case, "
         "runs of spaces and punctuation around it; or the last number in it is the reference's.",

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Params(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # What was written may be a key in the wrong place: errors do not repeat it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class OpenAIParams(_Params):
@@ -47,9 +48,8 @@ class OpenAIParams(_Params):
         if not good:
             raise ValueError("must be an address such as https://host/v1")
         if parts.username or parts.password or parts.query or parts.fragment:
-            # The value is not shown: it may hold a key.
             raise ValueError(
-                "must hold no user, password or query: keys come from the environment (api_key_env)"
+                "holds a user, a password or a query; keys come from the environment (api_key_env)"
             )
         return value.rstrip("/")
 

@@ -85,6 +85,8 @@ def an_evaluation_writes_only_into_its_output_folder(subject: Subject) -> None:
     """Everything a step writes is in the run directory or the cache."""
     context = subject.context("writes")
     stack = _stack()
+    for instance in stack.instances:  # opening may write temporary files, which are not the step's
+        _ = instance.model.live and (instance.model.live.module, instance.model.live.tokenizer)
     with watched_writes() as seen:
         subject.build().evaluate(stack, context)
     outside = strays(seen, context.output)
