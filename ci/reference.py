@@ -22,6 +22,7 @@ COMMANDS = (
     "describe",
     "check",
     "run",
+    "sweep",
     "compare",
     "fetch",
     "check-plugin",
