@@ -40,6 +40,9 @@ PIPELINES = [text for _, language, text in blocks("pipelines.md") if language ==
 
 @pytest.mark.parametrize("number", range(len(PIPELINES)))
 def test_each_pipeline_of_the_guide_passes_the_check(number: int, tmp_path: Path) -> None:
+    for name, _, text in blocks("pipelines.md"):
+        if name is not None:
+            (tmp_path / name).write_text(text, encoding="utf-8")
     (tmp_path / "pipeline.toml").write_text(PIPELINES[number], encoding="utf-8")
     done = crosslayer("check", "pipeline.toml", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
