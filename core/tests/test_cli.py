@@ -291,7 +291,7 @@ def test_a_reader_that_leaves_early_is_no_error(site: Path) -> None:
     assert ended.stdout == "{"
     assert ended.stderr == ""
     closed = in_new_python(
-        ["bash", "-c", f"{sys.executable} -m crosslayer plugins | true; echo ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"'{sys.executable}' -m crosslayer plugins | true; echo ${{PIPESTATUS[0]}}"],
         site=site,
     )
     assert closed.stdout in ("0\n", "141\n")  # 0 where all was written before the reader left
