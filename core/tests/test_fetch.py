@@ -281,7 +281,8 @@ def start(
 import crosslayer.fetch as f
 from crosslayer.errors import CrosslayerError
 from crosslayer.progress import PlainProgress
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 asset = f.Asset(**{dataclasses.asdict(asset)!r})
 try:
     print("got", f.fetch("tiny", PlainProgress(sys.stdout), {{"tiny": asset}}), flush=True)
