@@ -86,7 +86,7 @@ def test_plugins_shows_what_each_registers_and_from_where(site: Path) -> None:
     assert f"example-good 1.2.3  {site / 'example_good' / 'plugin.py'}" in ended.stdout
     assert "  model transform   example-scale, example-plain\n" in ended.stdout
     assert "  command           example\n" in ended.stdout
-    assert "  accelerator model roofline\n" in ended.stdout
+    assert "  accelerator model roofline, cpu-local\n" in ended.stdout
     assert ended.stderr == ""
 
 

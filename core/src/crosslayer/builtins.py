@@ -13,7 +13,7 @@ LIVE_INSTALL = "python -m pip install 'torch>=2.6,<3' 'transformers>=5,<6' gguf 
 
 @hookimpl
 def crosslayer_accelerator_models() -> list[Component]:
-    """The roofline; its presets are the tables of a data file."""
+    """The roofline, whose presets are the tables of a data file, and this machine."""
     file = Path(__file__).with_name("accelerators") / "presets.toml"
     return [
         Component(
@@ -23,7 +23,14 @@ def crosslayer_accelerator_models() -> list[Component]:
             factory="crosslayer.accelerators.roofline:Roofline",
             params="crosslayer.accelerators.params:RooflineParams",
             presets=tuple(tomllib.loads(file.read_text(encoding="utf-8"))),
-        )
+        ),
+        Component(
+            name="cpu-local",
+            summary="This machine's CPU, measured by a calibration of ten seconds at most",
+            paper="",
+            factory="crosslayer.accelerators.cpu_local:CpuLocal",
+            params="crosslayer.accelerators.cpu_params:CpuLocalParams",
+        ),
     ]
 
 
@@ -68,6 +75,15 @@ def crosslayer_evaluators() -> list[Component]:
             paper="",
             factory="crosslayer.evaluators:NextTokenAgreement",
             params="crosslayer.evaluators_params:AgreementParams",
+            needs=LIVE_NEEDS,
+            install=LIVE_INSTALL,
+        ),
+        Component(
+            name="step-time",
+            summary="Seconds of a live model's prefill and decode here, beside their prediction",
+            paper="",
+            factory="crosslayer.step_time:StepTime",
+            params="crosslayer.evaluators_params:StepTimeParams",
             needs=LIVE_NEEDS,
             install=LIVE_INSTALL,
         ),

@@ -49,7 +49,7 @@ def nll_and_argmax(
     count, window = windows.shape
     nll = np.empty((count, window - 1), dtype=np.float64)
     argmax = np.empty((count, window - 1), dtype=np.int64)
-    forward = _Forward(live.module)
+    forward = Forward(live.module)
     step = window if live.chunk_tokens is None else forward.piece(live.chunk_tokens)
     rows = range(count)
     if progress is not None:
@@ -74,15 +74,19 @@ def nll_and_argmax(
     return nll, argmax
 
 
-class _Forward:
-    """A decoding step of any causal LM: tokens [t] from `start` on -> logits [t, vocabulary]."""
+class Forward:
+    """A decoding step of any causal LM: tokens [t] from `start` on -> logits [t, vocabulary].
 
-    def __init__(self, module: Any) -> None:
+    last: of the last token only, as generation asks, where the module can (`keeps_last`).
+    """
+
+    def __init__(self, module: Any, *, last: bool = False) -> None:
         self._module = module
         accepted = inspect.signature(module.forward).parameters
         # State-space models call their cache cache_params and know no positions.
         self._cache = "past_key_values" if "past_key_values" in accepted else "cache_params"
         self._positions = "position_ids" in accepted
+        self.keeps_last = last and "logits_to_keep" in accepted
 
     def piece(self, chunk_tokens: int) -> int:
         """Tokens of one step. transformers' state-space models read a longer piece from an empty
@@ -94,6 +98,8 @@ class _Forward:
 
         device = next(self._module.parameters()).device
         named = {self._cache: cache, "use_cache": True}
+        if self.keeps_last:
+            named["logits_to_keep"] = 1
         if self._positions:
             # Said outright: an evicting cache holds fewer tokens than it has seen.
             named["position_ids"] = torch.arange(start, start + len(ids), device=device)[None]

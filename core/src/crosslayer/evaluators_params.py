@@ -49,5 +49,26 @@ class PerplexityParams(_TextParams):
     """Perplexity of a model and of the unmodified model on a text."""
 
 
+class StepTimeParams(BaseModel):
+    """Which steps are timed, and how often."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    needs_live: ClassVar[bool] = True
+    wall_clock: ClassVar[bool] = True  # what it finds is this machine's
+
+    prompt_tokens: int = Field(
+        128, ge=1, le=1_000_000, description="Tokens of the prompt whose prefill is timed."
+    )
+    output_tokens: int = Field(
+        8, ge=1, le=100_000, description="Decode steps after it; their mean is one repeat."
+    )
+    repeats: int = Field(
+        5, ge=1, le=1000, description="Repeats, whose median counts; one more warms up."
+    )
+    instance: str | None = Field(
+        None, description="Name of the instance to time; left out: the only one."
+    )
+
+
 class AgreementParams(_TextParams):
     """How often a model's most likely next token is the unmodified model's."""

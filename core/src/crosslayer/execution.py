@@ -16,6 +16,7 @@ from crosslayer.contracts.report import Figure, Metric, Report, Table, WrittenFi
 from crosslayer.errors import ComponentError
 from crosslayer.kinds import Instance, ModelArtifact, RunContext, Stack
 from crosslayer.lazylive import LazyLive
+from crosslayer.machine import machine_facts
 from crosslayer.pipeline.parts import Part, resolve
 from crosslayer.pipeline.schema import Pipeline, Simulate, names_of
 from crosslayer.pipeline.topology import topology_of
@@ -179,8 +180,13 @@ class Execution:
                 parts.append(
                     resolve(self.registry, "accelerator_model", use, {}, self.pipeline.folder)
                 )
-            built = with_fallback(tuple(part.build(self.registry) for part in parts))
-            machines[name] = built, [part_inputs(part) for part in parts]
+            built = tuple(part.build(self.registry) for part in parts)
+            machine_inputs = [part_inputs(part) for part in parts]
+            for one, about in zip(built, machine_inputs, strict=True):
+                if hasattr(one, "identity"):
+                    with naming(f"accelerator {name}"):
+                        about["identity"] = one.identity(self.progress)
+            machines[name] = with_fallback(built), machine_inputs
         placed = []
         for one in self.pipeline.placed():
             model = models[one.model or ""]
@@ -331,8 +337,9 @@ class Execution:
                 seed=self.pipeline.seed,
                 live=self._live_inputs(),
                 served=served if asks else None,
+                machine=machine_facts() if getattr(part.params, "wall_clock", False) else None,
             )
-            self._evaluator(part, key, whole if asks else stack)
+            self._evaluator(part, key, whole if asks else stack, whole)
 
     def _evaluators(self) -> list[Part]:
         folder = self.pipeline.folder
@@ -341,10 +348,14 @@ class Execution:
             for table in self.pipeline.evaluate
         ]
 
-    def _evaluator(self, part: Part, key: str, stack: Stack) -> None:
+    def _evaluator(self, part: Part, key: str, stack: Stack, whole: Stack) -> None:
         evaluator = part.build(self.registry)
         label = f"evaluate {part.use}"
-        self.steps.report(label, part.name, key, lambda context: evaluator.evaluate(stack, context))
+        compare = getattr(evaluator, "compare", None)
+        self.steps.report(
+            label, part.name, key, lambda context: evaluator.evaluate(stack, context),
+            compare and (lambda report: compare(report, whole)),
+        )  # fmt: skip
 
 
 def _has_live(made: ModelArtifact) -> Any:

@@ -134,7 +134,8 @@ class AcceleratorModel(Protocol):
     Optional: `estimate_many(ops: OpTable) -> CostTable`, agreeing with `estimate`;
     `estimate_graph(graph) -> Cost` where ops overlap or weights stay on chip (default: nodes in
     order); `tuned_for(graphs) -> AcceleratorModel` for generators that choose their hardware,
-    called once per instance.
+    called once per instance; `identity(progress) -> str` where costs depend on more than the
+    parameters, such as a calibration: for cache keys, called before a run's first estimate.
     """
 
     def supports(self, op: Op) -> bool: ...
@@ -154,7 +155,13 @@ class Simulator(Protocol):
 
 
 class Evaluator(Protocol):
-    """A stack to metrics of quality."""
+    """A stack to metrics of quality, or of time.
+
+    An evaluator sees no accelerators, so that its results outlive a change of them; parameters with
+    `wall_clock = True` make them those of this machine. Optional: `compare(report, stack) ->
+    Report` puts what the whole stack predicts beside them: cheap, called after every evaluation,
+    cached or not.
+    """
 
     def evaluate(self, stack: Stack, context: RunContext) -> Report: ...
 

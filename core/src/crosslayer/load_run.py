@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from crosslayer.contracts.report import Metric, Report
+from crosslayer.contracts.report import Metric, Report, Table
 from crosslayer.errors import InputError, nearest
 from crosslayer.pipeline.check import read_pipeline
 from crosslayer.pipeline.lock import FORMAT
@@ -23,8 +23,8 @@ REPORT, INFO, LOCK, ERROR = "report.json", "run.json", "pipeline.lock.toml", "er
 def load(path: str | Path, *, runs_dir: str | Path = "runs") -> Run:
     """The run of a directory, or of a name under `runs_dir`.
 
-    Wall-clock metrics come back from run.json. Errors: InputError that names the file, and where
-    in it, for a directory that is no run, a failed run, or files of another version.
+    Wall-clock metrics and tables come back from run.json. Errors: InputError that names the file,
+    and where in it, for a directory that is no run, a failed run, or files of another version.
     """
     folder = find_run(path, Path(runs_dir))
     info = _json(folder / INFO)
@@ -35,6 +35,10 @@ def load(path: str | Path, *, runs_dir: str | Path = "runs") -> Run:
     clocks = tuple(
         _value(Metric, folder / INFO, data, f"wall_clock[{i}].", writer)
         for i, data in enumerate(info.get("wall_clock") or ())
+    )
+    timed = tuple(
+        _value(Table, folder / INFO, data, f"wall_clock_tables[{i}].", writer)
+        for i, data in enumerate(info.get("wall_clock_tables") or ())
     )
     lock = _text(folder / LOCK)
     pipeline = read_pipeline(folder / LOCK)
@@ -49,7 +53,7 @@ def load(path: str | Path, *, runs_dir: str | Path = "runs") -> Run:
         for step in info.get("steps") or ()
         if isinstance(step, dict) and {"step", "seconds", "cached"} <= step.keys()
     )
-    whole = report.replace(metrics=report.metrics + clocks)
+    whole = report.replace(metrics=report.metrics + clocks, tables=report.tables + timed)
     return Run(pipeline, whole, folder, steps, info, lock)
 
 

@@ -100,6 +100,9 @@ def run_checked(
             "wall_clock": [
                 json.loads(metric.to_json()) for metric in report.metrics if metric.wall_clock
             ],
+            "wall_clock_tables": [
+                json.loads(table.to_json()) for table in report.tables if table.wall_clock
+            ],
         }
         _say_what_changed(checked, versions, execution.tuned, progress)
         lock = lock_text(checked, execution.parts, versions, place, execution.tuned)
@@ -145,7 +148,8 @@ def merged(title: str, reports: list[tuple[str, Report]]) -> Report:
 def report_json(report: Report) -> str:
     """The report as the same bytes for the same numbers: sorted keys, no times of this machine."""
     steady = report.replace(
-        metrics=tuple(metric for metric in report.metrics if not metric.wall_clock)
+        metrics=tuple(metric for metric in report.metrics if not metric.wall_clock),
+        tables=tuple(table for table in report.tables if not table.wall_clock),
     )
     return (
         json.dumps(json.loads(steady.to_json()), sort_keys=True, indent=1, ensure_ascii=False)

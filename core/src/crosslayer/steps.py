@@ -36,13 +36,21 @@ class Steps:
         output.mkdir(parents=True, exist_ok=True)
         return RunContext(self.seed, output, self.progress, threads=self.threads)
 
-    def report(self, label: str, name: str, key: str, make: Callable[[RunContext], Report]) -> None:
-        """A step whose result is a report; its files are named from its own output folder."""
+    def report(
+        self, label: str, name: str, key: str, make: Callable[[RunContext], Report],
+        after: Callable[[Report], Report] | None = None,
+    ) -> None:  # fmt: skip
+        """A step whose result is a report; its files are named from its own output folder. after:
+        what becomes of the result, cached or not, which is not cached itself.
+        """
         made, output = self.cached(
             label, key, make,
             lambda report, _: {"report": report.to_json()},
             lambda body, _: Report.from_json(body["report"]),
         )  # fmt: skip
+        if after is not None:
+            with naming(label):
+                made = after(made)
         self.add(name, made, output)
 
     def add(self, name: str, report: Report, output: Path) -> None:

@@ -65,13 +65,14 @@ class Column(Value):
 
 
 class Table(Shown, Value):
-    """Rows of cells under columns; one provenance a column."""
+    """Rows of cells under columns; one provenance a column. `wall_clock`: as of a `Metric`."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    wall_clock: bool = False
 
     @model_validator(mode="after")
     def _rows_fit_the_columns(self) -> Table:

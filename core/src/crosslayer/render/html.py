@@ -10,6 +10,7 @@ from crosslayer.contracts.report import Provenance, Report
 from crosslayer.render.tables import number_rows, pairs_and_rest, table_view
 from crosslayer.render.values import format_value, plain
 
+ABOVE = ("wall_clock_tables",)  # facts of a run that the page shows as tables already
 UNIT_ENDINGS = {"_s": "s", "_bytes": "bytes"}
 
 if TYPE_CHECKING:
@@ -48,10 +49,11 @@ def render(
         tables=[table_view(table) for table in report.tables],
         figures=[(figure, _drawing(to_svg(figure, caption=False))) for figure in report.figures],
         legend=[(name, MEANING[name]) for name in MEANING if name in _used(report)],
-        wall_clock=any(metric.wall_clock for metric in report.metrics),
+        wall_clock=any(metric.wall_clock for metric in report.metrics)
+        or any(table.wall_clock for table in report.tables),
         pipeline_text=pipeline_text,
         lock_text=lock_text,
-        facts=list(_facts(run_info or {})),
+        facts=list(_facts({k: v for k, v in (run_info or {}).items() if k not in ABOVE})),
     )
 
 
