@@ -43,6 +43,11 @@ class CpuLocal:
         """A hash of the calibration, which is measured now if there is none; for cache keys."""
         return self._calibrated(progress).digest
 
+    @property
+    def calibration(self) -> CpuCalibration:
+        """The calibration it prices with, measured now if there is none."""
+        return self._calibrated(None)
+
     def supports(self, op: Op) -> bool:
         """Everything that computes; there is no other device to talk to."""
         return not isinstance(op, ops.Collective)
@@ -161,7 +166,7 @@ def _stored(params: CpuLocalParams) -> CpuCalibration | None:
 
 def _measured(params: CpuLocalParams, progress: Progress) -> CpuCalibration:
     """Measure, say so, and keep it if its repeats agree; one process at a time."""
-    from crosslayer.accelerators.cpu_measure import WILD, measure
+    from crosslayer.accelerators.cpu_measure import DISTURBED, WILD, measure
     from crosslayer.filelock import exclusive
 
     threads = cpu_calibration.threads_now()
@@ -180,7 +185,8 @@ def _measured(params: CpuLocalParams, progress: Progress) -> CpuCalibration:
                 "not stored"
             )
             return found
-        progress.say(f"{NAME}: calibrated in {found.took_s:.1f} s, {spread}")
+        counts = "their best counts" if found.disagreement > DISTURBED else "their median counts"
+        progress.say(f"{NAME}: calibrated in {found.took_s:.1f} s, {spread}, {counts}")
         try:
             cpu_calibration.write(path, found)
         except OSError as error:

@@ -24,7 +24,9 @@ from crosslayer.accelerators.cpu_kernels import (
 )
 from crosslayer.machine import installed_version, machine_facts
 
-WILD = 0.25  # a median so far above the best repeat, in the median cell, is no measurement
+# How far the median lies above the best repeat, in the median cell. What else a machine does only
+# ever adds time, so beyond DISTURBED the best repeats count; beyond WILD nothing is kept.
+DISTURBED, WILD = 0.10, 0.25
 # What matters most comes first: a slow machine, or a short calibration, leaves out the rest.
 ROWS = (1, 64, 16, 256, 4, 1024, 2)
 SIDES = (128, 512, 2048)
@@ -99,7 +101,7 @@ def measure(
     """Calibrate with torch if it is installed, else NumPy, in `seconds` at most, on a machine that
     does nothing else.
 
-    Where repeats disagree wildly (`disagreement` > WILD) the best of them count, not the medians.
+    Where repeats disagree (`disagreement` > DISTURBED) the best of them count, not the medians.
     """
     use_torch = library == "torch" or (library is None and find_spec("torch") is not None)
     if use_torch:
@@ -135,10 +137,10 @@ def measure(
 
 def settled(samples: Samples) -> tuple[float, dict[tuple[Any, ...], float]]:
     """How far repeats disagree, and the seconds that count of each call: the median of its repeats,
-    or the best of them if they disagree wildly.
+    or the best of them if they disagree.
     """
     spread = statistics.median(statistics.median(s) / min(s) - 1 for s in samples.values())
-    choose = min if spread > WILD else statistics.median
+    choose = min if spread > DISTURBED else statistics.median
     return spread, {what: max(choose(s), LEAST_S) for what, s in samples.items()}
 
 

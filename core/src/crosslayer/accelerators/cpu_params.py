@@ -19,7 +19,7 @@ class CpuLocalParams(BaseModel):
         "there is one in the cache, else measure. always: measure. never: an error without one.",
     )
     calibration_s: float = Field(
-        10.0, ge=1, le=60, description="Seconds that a calibration may take; few make it coarse."
+        10.0, ge=1, le=10, description="Seconds that a calibration may take; few make it coarse."
     )
     calibration_file: Path | None = Field(
         None, description="A stored calibration to use instead, of this or another machine."
