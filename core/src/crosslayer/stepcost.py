@@ -79,6 +79,8 @@ def price_many(accelerator: Any, table: OpTable) -> CostTable:
     """Costs of a table; whether the accelerator takes an op may depend on anything but the numbers
     of a step.
     """
+    if not len(table):
+        return cost_table([])
     first = table.row(0)
     if not accelerator.supports(first):
         parts = in_plain_parts(table)
@@ -149,16 +151,17 @@ def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTa
 
 def _different_rows(steps: StepTable, driver: str) -> tuple[StepTable, NDArray[np.intp] | None]:
     """Steps that differ in what `driver` looks at, and where each step finds its row (None: all as
-    they are).
+    they are, as attention and fractional counts always are).
     """
-    if driver == "attention":
-        return steps, None
     columns = {
+        "attention": [],
         "tokens": [steps.tokens],
         "logits": [steps.logits_rows],
         "sequences": [steps.sequences],
         "scan": [steps.tokens, steps.sequences],
     }[driver]
+    if not columns or any((column % 1).any() for column in columns):
+        return steps, None
     key = columns[0]
     if len(columns) == 2:
         key = columns[0] * (columns[1].max(initial=0) + 1) + columns[1]

@@ -31,8 +31,9 @@ def lower_exact(
     spec: ModelSpec, sequences: Sequence[SequenceState], logits: Logits = "last"
 ) -> tuple[OpGraph, ...]:
     """One graph a sequence, its nodes in the order of the blocks' parts; the same node reads the
-    same weights.
+    same weights. A sequence that feeds nothing has none.
     """
+    sequences = [state for state in sequences if state[0]]
     graphs = []
     batch_tokens = {"tokens": sum(new for new, _, _ in sequences)}
     batch_tokens["sequences"] = len(sequences)

@@ -238,18 +238,6 @@ class OpTable:
         return (self.row(i) for i in range(self.rows))
 
 
-def op_table(ops: list[Op]) -> OpTable:
-    """One table from ops of one type that differ in numeric fields (and name) only."""
-    first = ops[0]
-    columns: dict[str, Any] = {}
-    for spec in fields(first):
-        if spec.name in first.numeric:
-            columns[spec.name] = np.array([getattr(op, spec.name) for op in ops], dtype=np.float64)
-        elif spec.name != "name":
-            columns[spec.name] = getattr(first, spec.name)
-    return OpTable(type(first), columns)
-
-
 def op_type(op: Op | OpTable) -> type[Any]:
     """The class of an op, or of the rows of a table."""
     return op.op_type if isinstance(op, OpTable) else type(op)

@@ -89,8 +89,9 @@ class StepTable:
         """Columns over sequences [n]; `step[i]` says in which step sequence i takes part (None: one
         step each).
 
-        logits: one row for each sequence ("last"), for each token ("all"), none, or rows for each
-        sequence [n]. Errors: ValueError for negative counts or columns of different length.
+        A sequence without new tokens takes no part. logits: one row for each sequence ("last"), for
+        each token ("all"), none, or rows for each sequence [n]. Errors: ValueError for negative
+        counts or columns of different length.
         """
         new_, cached, made = (
             np.asarray(column, dtype=np.int64) for column in (new, cached_prompt, generated)
@@ -114,20 +115,21 @@ class StepTable:
                 return np.asarray(column, dtype=np.float64)
             return np.bincount(where, weights=column, minlength=count).astype(np.float64)
 
+        takes_part = new_ > 0
         rows: Any
         if isinstance(logits, str):
-            rows = {"last": np.ones_like(new_), "all": new_, "none": np.zeros_like(new_)}[logits]
+            rows = {"last": takes_part, "all": new_, "none": np.zeros_like(new_)}[logits]
         else:
-            rows = np.asarray(logits, dtype=np.int64)
+            rows = np.where(takes_part, np.asarray(logits, dtype=np.int64), 0)
         decoding = (made > 0) | ((new_ == 1) & (cached > 0))
         classes = spec.attention_classes
         loads = np.zeros((len(classes), len(PHASES), len(LOADS), count))
         for c, attention_class in enumerate(classes):
-            columns = (np.ones(len(new_)), *attention_load(attention_class, new_, cached, made))
+            columns = (takes_part, *attention_load(attention_class, new_, cached, made))
             for p, chosen in enumerate((~decoding, decoding)):
                 for f, column in enumerate(columns):
                     loads[c, p, f] = total(np.where(chosen, column, 0))
-        return cls(total(new_), total(rows), total(np.ones(len(new_))), loads)
+        return cls(total(new_), total(rows), total(takes_part), loads)
 
     @classmethod
     def from_shapes(cls, shapes: Sequence[StepShape]) -> StepTable:
