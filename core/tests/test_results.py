@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from run_directories import metric, table, write_run
 from sample_report import MARKUP, quickstart_report
-from toy_runs import go, pipeline
+from toy_runs import FOLDER, go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 import crosslayer as cl
@@ -34,7 +34,7 @@ def test_a_run_read_back_is_the_run(run: cl.Run) -> None:
 
 
 def test_a_run_is_found_by_its_name_or_its_pipelines(run: cl.Run) -> None:
-    for name in ("toy-b-run-b", "Toy <b>run<b>"):
+    for name in (FOLDER, "Toy <b>run</b>"):
         assert cl.load(name, runs_dir=run.directory.parent).directory == run.directory
 
 

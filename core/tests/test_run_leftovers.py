@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,14 +20,15 @@ from typing import Any
 import pytest
 import toy_parts
 from toy_parts import Machine, MachineParams, toy_registry
-from toy_runs import PIPELINE, pipeline
+from toy_runs import PIPELINE, go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 from crosslayer.contracts import ops
+from crosslayer.errors import InputError
 from crosslayer.filelock import exclusive
 from crosslayer.progress import Progress
 from crosslayer.registry import KINDS, Registry
-from crosslayer.rundir import run_directory
+from crosslayer.rundir import RESERVED, run_directory, slug
 from crosslayer.runner import run
 from crosslayer.stepcache import StepCache
 from crosslayer.steps import Steps
@@ -57,7 +59,7 @@ def test_the_next_run_of_a_name_takes_away_what_a_killed_one_left_and_nothing_el
 ) -> None:
     code = (
         "import os, sys; from pathlib import Path; from crosslayer.rundir import run_directory\n"
-        "with run_directory(Path(sys.argv[1]), 'toy'): os.kill(os.getpid(), 9)"
+        "with run_directory(Path(sys.argv[1]) / 'toy'): os.kill(os.getpid(), 9)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment)
@@ -70,7 +72,7 @@ def test_the_next_run_of_a_name_takes_away_what_a_killed_one_left_and_nothing_el
         os.utime(path, (old, old))
     fresh = tmp_path / ".toy-abcdefg2"
     fresh.mkdir()
-    with held(tmp_path / others[0]), run_directory(tmp_path, "toy"):
+    with held(tmp_path / others[0]), run_directory(tmp_path / "toy"):
         pass
     left = {path.name for path in tmp_path.iterdir()}
     assert killed.name not in left
@@ -165,3 +167,53 @@ def test_hardware_is_chosen_once_for_an_instance_and_the_lock_names_it(
     assert other != lock.read_text()
     run(pipeline(tmp_path, other), runs_dir=tmp_path / "third", progress=said, **options)
     assert [line for line in said.lines if "the hardware chosen for toy" in line]
+
+
+def test_different_names_have_different_folders_that_a_person_can_read() -> None:
+    assert slug("SmolLM2 on a phone") == "smollm2-on-a-phone"
+    assert slug("llama-3.1_8b on h100") == "llama-3.1-8b-on-h100"
+    names = [
+        "日本語",
+        "中文",
+        "run",
+        "a",
+        "a!",
+        "a?",
+        "x.failed",
+        "x.old",
+        "x.part",
+        "x.sweep",
+        "x",
+    ]
+    names += ["n" * 80, "n" * 81, "n" * 82, "m" * 71 + "-" * 9 + "é", ".hidden", "hidden", "/etc"]
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert not any(one.endswith(RESERVED) for one in slugs)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,79}", one) for one in slugs)
+    assert slug("日本語").startswith("run-") and slug("x.failed").startswith("x.failed-")
+
+
+@pytest.mark.parametrize("place", ["toy", "toy.failed"])
+@pytest.mark.parametrize("what", ["folder", "file", "link"])
+def test_what_no_run_has_written_is_refused_before_a_step_and_stays(
+    place: str, what: str, tmp_path: Path
+) -> None:
+    theirs, elsewhere = tmp_path / "runs" / place, tmp_path / "elsewhere"
+    for folder in (theirs.parent, elsewhere):
+        folder.mkdir()
+    (elsewhere / "run.json").write_text("{}")
+    if what == "folder":
+        theirs.mkdir()
+        (theirs / "diary.txt").write_text("mine")
+    elif what == "file":
+        theirs.write_text("mine")
+    else:
+        theirs.symlink_to(elsewhere)
+    named = pipeline(tmp_path, PIPELINE.replace("Toy <b>run</b>", "toy"))
+    with pytest.raises(InputError, match=f"{place} is .* give the run another name") as caught:
+        go(named, tmp_path)
+    assert caught.value.exit_code == 2
+    assert not toy_parts.CALLS
+    assert os.listdir(theirs.parent) == [place]
+    kept = theirs / "diary.txt" if what == "folder" else theirs
+    assert kept.read_text() == "mine" if what != "link" else (elsewhere / "run.json").exists()

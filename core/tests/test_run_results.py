@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import toy_parts
 from toy_parts import CALLS, toy_registry
-from toy_runs import PIPELINE, go, pipeline
+from toy_runs import FOLDER, PIPELINE, go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 import crosslayer as cl
@@ -41,7 +41,7 @@ def test_the_same_seed_in_another_process_gives_the_same_bytes(tmp_path: Path) -
         subprocess.run(
             [sys.executable, "-c", code, str(path), str(runs)], env=environment, check=True
         )
-        found.append((runs / "toy-b-run-b" / "report.json").read_bytes())
+        found.append((runs / FOLDER / "report.json").read_bytes())
     assert found[0] == found[1]
 
 
@@ -56,8 +56,8 @@ def test_two_runs_at_once_both_succeed_and_leave_one_whole_directory(tmp_path: P
     command = [sys.executable, "-c", code, str(path), str(tmp_path / "runs")]
     both = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": search}) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert os.listdir(tmp_path / "runs") == ["toy-b-run-b"]
-    report = (tmp_path / "runs" / "toy-b-run-b" / "report.json").read_bytes()
+    assert os.listdir(tmp_path / "runs") == [FOLDER]
+    report = (tmp_path / "runs" / FOLDER / "report.json").read_bytes()
     assert (go(path, tmp_path).directory / "report.json").read_bytes() == report
 
 
@@ -154,9 +154,9 @@ def test_a_failing_step_is_named_and_the_run_before_it_stays(tmp_path: Path) -> 
     assert caught.value.exit_code == 4
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert (before.directory / "report.json").read_bytes() == kept
-    failed = tmp_path / "runs" / "toy-b-run-b.failed"
+    failed = tmp_path / "runs" / f"{FOLDER}.failed"
     assert "ZeroDivisionError" in (failed / "error.txt").read_text()
-    assert sorted(os.listdir(tmp_path / "runs")) == ["toy-b-run-b", "toy-b-run-b.failed"]
+    assert sorted(os.listdir(tmp_path / "runs")) == [FOLDER, f"{FOLDER}.failed"]
 
 
 def test_several_models_and_accelerators_have_numbers_of_their_own(tmp_path: Path) -> None:

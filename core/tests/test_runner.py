@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from toy_parts import CALLS, toy_registry
-from toy_runs import PIPELINE, go, pipeline
+from toy_runs import FOLDER, PIPELINE, go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 from crosslayer.runner import run
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_a_run_does_each_step_once_and_writes_its_directory(tmp_path: Path) -> None:
     done = go(pipeline(tmp_path), tmp_path)
     assert CALLS == ["prune", "open", "count", "mean"]
-    assert done.directory == tmp_path / "runs" / "toy-b-run-b"
+    assert done.directory == tmp_path / "runs" / FOLDER
     files = {
         str(path.relative_to(done.directory))
         for path in done.directory.rglob("*")
@@ -36,7 +36,7 @@ def test_a_run_does_each_step_once_and_writes_its_directory(tmp_path: Path) -> N
     assert len(done.table("layers").rows) == 8
     assert json.loads(done.file("prune/weights").read_text())[0] == 0.0
     assert (done.directory / "pipeline.toml").read_text() == PIPELINE
-    assert os.listdir(tmp_path / "runs") == ["toy-b-run-b"]
+    assert os.listdir(tmp_path / "runs") == [FOLDER]
 
 
 def test_a_name_full_of_markup_stays_text(tmp_path: Path) -> None:

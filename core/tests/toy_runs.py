@@ -37,6 +37,8 @@ use = "count"
 mean = { wanted = 4 }
 """
 
+FOLDER = "toy-b-run-b-b286537d"  # of the pipeline above: its name with a hash, for "<>/" are lost
+
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,9 +62,9 @@ def find_run(path: str | Path, runs_dir: Path) -> Path:
     run.
     """
     path = Path(path)
-    places = [path]
+    places = [path, runs_dir / slug(str(path))]
     if len(path.parts) == 1:
-        places += [runs_dir / path, runs_dir / slug(path.name)]
+        places.insert(1, runs_dir / path)
     folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
         _refuse_missing(path, runs_dir)
@@ -80,7 +80,10 @@ def find_run(path: str | Path, runs_dir: Path) -> Path:
 def _refuse_missing(path: Path, runs_dir: Path) -> None:
     if path.is_file():
         raise InputError(f"{path}: is a file; name the run's directory")
-    failed = [place.with_name(f"{place.name}.failed") for place in (path, runs_dir / path.name)]
+    failed = [
+        place.with_name(f"{place.name}.failed")
+        for place in (path, runs_dir / path.name, runs_dir / slug(str(path)))
+    ]
     for place in failed:
         if place.is_dir():
             why = _last_line(place / ERROR)

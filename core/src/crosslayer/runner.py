@@ -77,7 +77,7 @@ def run_checked(
     limit_threads(threads)
     started, clock = datetime.now(UTC), time.perf_counter()
     with (
-        run_directory(written_in or place.parent, place.name) as folder,
+        run_directory((written_in or place.parent) / place.name) as folder,
         tempfile.TemporaryDirectory(prefix="crosslayer-") as scratch,
     ):
         execution = Execution(

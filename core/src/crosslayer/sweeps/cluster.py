@@ -151,7 +151,7 @@ def _received(ray: Any, reference: Any, task: Task) -> Done:
         name = task.place.name if not done.error else f"{task.place.name}.failed"
         with (
             zipfile.ZipFile(io.BytesIO(done.files)) as archive,
-            run_directory(task.place.parent, name) as folder,
+            run_directory(task.place.with_name(name)) as folder,
         ):
             for member in archive.namelist():
                 inside = Path(member).parts[1:]

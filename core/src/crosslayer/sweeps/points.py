@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crosslayer.errors import InputError
-from crosslayer.rundir import slug
+from crosslayer.rundir import readable
 from crosslayer.sweeps.settings import Key, key_name, point, read_key, read_points
 
 READABLE = 17  # characters of a point's values in its name
@@ -101,5 +101,5 @@ def _id(row: Mapping[Key, Any]) -> str:
     except (TypeError, ValueError) as error:
         raise InputError(f"a point holds a value that no pipeline can have: {error}") from None
     values = (value_text(value).rpartition(":")[2] for value in row.values())  # without "roofline:"
-    short = slug("-".join(values))[:READABLE].strip("-.")
+    short = readable("-".join(values))[:READABLE].strip("-.") or "point"
     return f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
