@@ -18,7 +18,8 @@ from crosslayer.errors import InputError
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.models.random_model import random_model
 from flow_flexcim import Flow, FlowParams
-from flow_flexcim.linears import decoder_linears
+from flow_flexcim.linears import BlockLinears, decoder_linears
+from flow_flexcim.plan import level_plan, uniform_plan
 from flow_flexcim.prune import calibrate
 from flow_flexcim.wanda import keep_mask, scores
 
@@ -168,8 +169,25 @@ def test_the_table_and_the_figure_have_every_block_and_agree(
     assert density.series[0].y == tuple(densities)
     errors = next(series for series in shares.series if "error" in series.label)
     assert list(errors.y) == [row[5] for row in table.rows]
-    assert {m.provenance for m in result.metrics} == {figure.provenance} == {"measured"}
-    assert all("cost recon" in m.note and "seed 3" in m.source for m in result.metrics)
+    assert all("cost recon" in m.note for m in result.metrics)
+
+
+def test_only_what_looked_at_weights_text_or_buffers_is_called_measured(
+    tiny: ModelArtifact, context: RunContext, text: str
+) -> None:
+    result = flow(text, cost="recon").transform(tiny, context)
+    assert {m.name: m.provenance for m in result.metrics} == {
+        "flow_sparsity": "modelled",
+        "flow_weight_bytes": "measured",
+        "flow_weight_bytes_before": "modelled",
+        "flow_dropped_outlier_share": "measured",
+        "flow_relative_output_error": "modelled",  # as if inputs were uncorrelated
+    }
+    assert all("seed 3" in m.source for m in result.metrics if m.provenance == "measured")
+    columns = {column.name: column.provenance for column in result.tables[0].columns}
+    assert columns["density"] == columns["relative output error"] == "modelled"
+    assert columns["outlier density"] == columns["dropped outlier share"] == "measured"
+    assert result.figures[0].provenance == "modelled"  # the weakest of what it shows
 
 
 def test_the_cost_decides_the_plan(tiny: ModelArtifact, text: str, tmp_path: Path) -> None:
@@ -195,7 +213,7 @@ def test_a_spec_alone_gets_the_uniform_pattern_and_modelled_numbers(context: Run
     assert {part.sparsity for _, part in result.spec.parts(Linear)} == {"6:16", None}
     assert metric(result, "flow_sparsity") == 0.625
     assert {m.provenance for m in result.metrics} == {"modelled"}
-    assert all("all blocks get one pattern" in m.note for m in result.metrics)
+    assert all("Plan uniform 6:16" in m.note for m in result.metrics)
     assert not context.output.exists()
     saved = spec.weight_bytes - result.spec.weight_bytes
     before, after = (metric(result, f"flow_weight_bytes{end}") for end in ("_before", ""))
@@ -203,6 +221,19 @@ def test_a_spec_alone_gets_the_uniform_pattern_and_modelled_numbers(context: Run
     assert (
         Flow(FlowParams(sparsity=0.6)).restore(ModelArtifact(spec), {}, context).spec == result.spec
     )
+
+
+def test_a_spec_alone_is_not_refused_for_a_plan_that_only_a_mix_can_make() -> None:
+    first, second = (
+        BlockLinears(name, (Linear(name="l", path=name, outputs=8, inputs=inputs),), (1,))
+        for name, inputs in (("a", 64), ("b", 36))
+    )
+    candidates = [NMSparsity(4, 16), NMSparsity(1, 12)]  # 16 divides 64 alone, 12 divides 36 alone
+    with pytest.raises(InputError, match="no candidate"):
+        uniform_plan([first, second], candidates, 0.5)
+    assert level_plan([first, second], candidates, 0.5).patterns == tuple(candidates)
+    with pytest.raises(InputError, match="out of reach"):
+        level_plan([first, second], candidates, 0.95)
 
 
 def test_experts_are_pruned_in_a_spec_and_their_router_is_not(context: RunContext) -> None:

@@ -118,6 +118,27 @@ def uniform_plan(
     return Plan((best.pattern,) * len(blocks), best.kept, weights)
 
 
+def level_plan(
+    blocks: Sequence[BlockLinears], candidates: Sequence[NMSparsity], sparsity: float
+) -> Plan:
+    """The uniform plan; where no single pattern serves all blocks, the most level mix that reaches
+    the target. InputError only where no plan of one pattern a block can reach it.
+    """
+    try:
+        return uniform_plan(blocks, candidates, sparsity)
+    except InputError:
+        weights = sum(block.weights for block in blocks)
+        options = [
+            [
+                # Convex in the density, so that level plans are the cheapest.
+                Option(p, kept_weights(block, p), block.weights / weights * (1 - p.density) ** 2)
+                for p in offered(block, candidates)
+            ]
+            for block in blocks
+        ]
+        return flow_plan(options, weights, sparsity)
+
+
 def _capacity(weights: int, sparsity: float) -> int:
     """Weights that may be kept. Exact in decimals: 0.7 of 10 leaves 3, not 2."""
     return floor(weights * (1 - Fraction(repr(sparsity))))

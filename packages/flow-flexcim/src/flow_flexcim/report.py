@@ -27,62 +27,76 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a plan did. rows: in order of the blocks. source: on what the numbers stand."""
+    """What a plan did. rows: in order of the blocks.
+
+    live: whether weights were looked at and packed; without them every number is arithmetic on the
+    spec. source: the weights and the text of what was measured.
+    """
 
     rows: tuple[BlockRow, ...]
     sparsity: float
     target: float
     bytes_before: int
     bytes_after: int
-    provenance: Provenance
+    model: str
+    live: bool
     source: str
     note: str
 
 
 def metrics(outcome: Outcome) -> tuple[Metric, ...]:
-    """Achieved sparsity, bytes of the block linears, and, where measured, what was dropped."""
+    """Achieved sparsity, bytes of the block linears, and, of a live model, what was dropped.
 
-    def metric(name: str, value: float, unit: str, better: str | None, note: str = "") -> Metric:
+    Only what looked at weights, text or the packed buffers is measured.
+    """
+
+    def metric(
+        name: str, value: float, unit: str, better: str | None, note: str, measured: bool, by: str
+    ) -> Metric:
         return Metric.model_validate(
             {
                 "name": name,
                 "value": value,
                 "unit": unit,
-                "provenance": outcome.provenance,
-                "source": outcome.source,
+                "provenance": "measured" if measured else "modelled",
+                "source": outcome.source if measured else f"{by} of {outcome.model}",
                 "better": better,
                 "note": f"{outcome.note} {note}".strip(),
             }
         )
 
     asked = f"Achieved; {outcome.target:g} was asked for."
+    bytes_before = ("flow_weight_bytes_before", outcome.bytes_before, "bytes", "lower", _BYTES)
     found = [
-        metric("flow_sparsity", outcome.sparsity, "1", None, asked),
-        metric("flow_weight_bytes", outcome.bytes_after, "bytes", "lower", _BYTES),
-        metric("flow_weight_bytes_before", outcome.bytes_before, "bytes", "lower", _BYTES),
+        metric("flow_sparsity", outcome.sparsity, "1", None, asked, False, _PATTERNS),
+        metric(
+            *("flow_weight_bytes", outcome.bytes_after, "bytes", "lower", _BYTES),
+            *(outcome.live, _SPEC),
+        ),
+        metric(*bytes_before, False, _SPEC),
     ]
-    for name, share, note in (
-        ("flow_dropped_outlier_share", _mean(outcome.rows, "dropped"), _DROPPED),
-        ("flow_relative_output_error", _mean(outcome.rows, "error"), _ERROR),
+    for name, share, note, measured in (
+        ("flow_dropped_outlier_share", _mean(outcome.rows, "dropped"), _DROPPED, True),
+        ("flow_relative_output_error", _mean(outcome.rows, "error"), _ERROR, False),
     ):
         if share is not None:
-            found.append(metric(name, share, "1", "lower", f"{note} Mean over blocks by weights."))
+            note = f"{note} Mean over blocks by weights."
+            found.append(metric(name, share, "1", "lower", note, measured, _DIAGONAL))
     return tuple(found)
 
 
 def table(outcome: Outcome) -> Table:
     """`flow_blocks`: pattern, density, outliers, what was dropped and the error of each block."""
-    measured = outcome.provenance
     return Table(
         name="flow_blocks",
         title="The pattern of each decoder block and what it drops",
         columns=(
             Column(name="block"),
             Column(name="pattern (kept:of)"),
-            Column(name="density", unit="1", provenance=measured),
-            Column(name="outlier density", unit="1", provenance=measured),
-            Column(name="dropped outlier share", unit="1", provenance=measured),
-            Column(name="relative output error", unit="1", provenance=measured),
+            Column(name="density", unit="1", provenance="modelled"),
+            Column(name="outlier density", unit="1", provenance=_looked(outcome)),
+            Column(name="dropped outlier share", unit="1", provenance=_looked(outcome)),
+            Column(name="relative output error", unit="1", provenance="modelled"),
         ),
         rows=tuple(
             (
@@ -95,7 +109,7 @@ def table(outcome: Outcome) -> Table:
             )
             for row in outcome.rows
         ),
-        note=outcome.note,
+        note=f"{outcome.note} {_MIXED if outcome.live else ''}".strip(),
     )
 
 
@@ -132,12 +146,23 @@ def figure(outcome: Outcome) -> Figure:
         title="What flow keeps of each decoder block, and what it drops",
         x_label="decoder block, 0 is the first",
         panels=tuple(panels),
-        provenance=outcome.provenance,
-        source=outcome.source,
-        note=outcome.note,
+        provenance="modelled",
+        source=f"{_PATTERNS} of {outcome.model}",
+        note=f"{outcome.note} {_MIXED if outcome.live else ''}".strip(),
     )
 
 
+def _looked(outcome: Outcome) -> Provenance:
+    return "measured" if outcome.live else "modelled"
+
+
+_SPEC = "arithmetic on the spec"
+_PATTERNS = "arithmetic on the patterns"
+_DIAGONAL = "weights and mean squares of the inputs, taken as uncorrelated,"
+_MIXED = (
+    "Outliers and what is dropped of them are measured; densities are arithmetic; the output error "
+    "is an estimate that takes inputs as uncorrelated."
+)
 _BYTES = "Of the block linears: packed values, indices, biases."
 _DROPPED = "Share of the outliers' scores that the patterns drop."
 _ERROR = (

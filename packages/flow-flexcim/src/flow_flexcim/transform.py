@@ -11,7 +11,7 @@ from crosslayer.kinds import ModelArtifact, RunContext
 from flow_flexcim import report
 from flow_flexcim.linears import BlockLinears, decoder_linears, pruned_spec
 from flow_flexcim.params import FlowParams
-from flow_flexcim.plan import Plan, uniform_plan
+from flow_flexcim.plan import Plan, level_plan, uniform_plan
 
 FILE = "linears"  # the name in ModelArtifact.files
 
@@ -21,7 +21,7 @@ class Flow:
 
     A live model is calibrated in one pass of the dense model, copied and pruned, without any weight
     update; its linears are written packed. A spec alone has no signals: it gets the uniform pattern
-    that reaches the target, and its metrics say that they are modelled.
+    that reaches the target, or the most level mix where no single pattern does.
     """
 
     def __init__(self, params: FlowParams | None = None) -> None:
@@ -65,7 +65,8 @@ class Flow:
             target=self.params.sparsity,
             bytes_before=sum(block.weight_bytes for block in blocks),
             bytes_after=size,
-            provenance="measured",
+            model=model.spec.name,
+            live=True,
             source=source,
             note=self._note(),
         )
@@ -98,9 +99,10 @@ class Flow:
         plan = self._spec_plan(blocks)
         pairs = zip(blocks, plan.patterns, strict=True)
         pruned = [block.pruned(pattern) for block, pattern in pairs]
-        note = f"Plan uniform {plan.patterns[0]}."
+        level = len(set(plan.patterns)) == 1
+        note = f"Plan uniform {plan.patterns[0]}." if level else "Plan as level as possible."
         if self.params.plan == "flow":
-            note += " Without weights there are no outliers to plan by: all blocks get one pattern."
+            note += " Without weights there are no outliers to plan by."
         outcome = report.Outcome(
             rows=tuple(
                 report.BlockRow(block.name, pattern, block.weights)
@@ -110,8 +112,9 @@ class Flow:
             target=self.params.sparsity,
             bytes_before=sum(block.weight_bytes for block in blocks),
             bytes_after=sum(block.weight_bytes for block in pruned),
-            provenance="modelled",
-            source=f"arithmetic on the spec of {model.spec.name}, no weights",
+            model=model.spec.name,
+            live=False,
+            source=f"the spec of {model.spec.name}, no weights",
             note=note,
         )
         context.logger.info("flow: %s", note)
@@ -120,6 +123,8 @@ class Flow:
     def _spec_plan(self, blocks: Sequence[BlockLinears]) -> Plan:
         texts = self.params.candidates if self.params.pattern is None else (self.params.pattern,)
         candidates = [NMSparsity.parse(text) for text in texts]
+        if self.params.plan == "flow":
+            return level_plan(blocks, candidates, self.params.sparsity)
         return uniform_plan(blocks, candidates, self.params.sparsity)
 
     def _result(
