@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosslayer.contracts import ops
 from crosslayer.contracts.formats import (
     NMSparsity,
     Packed,
@@ -20,6 +21,8 @@ from crosslayer.contracts.formats import (
     storage_bytes,
     unpack,
 )
+from crosslayer.contracts.model import Conv, Linear
+from crosslayer.contracts.scales import FLOAT32_MAX
 from crosslayer.errors import InputError
 
 # fmt: off
@@ -205,6 +208,53 @@ def test_storage_bytes_of_a_large_weight_agree_with_storage_bits() -> None:
             extra = 4 if name == "nvfp4" else 0  # the tensor scale
             assert storage_bytes(shape, name, sparsity) == bits / 8 + extra
     assert storage_bytes((10**6, 10**6), "int8") == 10**12 + 4  # no array is made
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES, ids=str)
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_op_a_spec_and_the_packed_tensor_have_as_many_bytes(
+    name: str, sparsity: NMSparsity | None
+) -> None:
+    shapes = [(7, 16), (3, 576), (5, 80)] if sparsity else [(7, 16), (3, 576), (5, 7), (1, 1)]
+    pattern = None if sparsity is None else str(sparsity)
+    for n, k in shapes:
+        packed = pack(np.zeros((n, k)), name, sparsity).nbytes
+        part = Linear(name="w", inputs=k, outputs=n, weight_format=name, sparsity=pattern)
+        assert part.weight_bytes == packed
+        op = ops.Gemm(m=1, k=k, n=n, groups=3, weight_format=name, sparsity=pattern, bias=True)
+        assert ops.weight_bytes(op) == 3 * (packed + 2 * n)
+        assert ops.weight_bytes(ops.changed(op, bias=False)) == 3 * packed
+        table = ops.OpTable(ops.Gemm, {"m": 1.0, "k": np.array([float(k)]), "n": n} | {
+            "weight_format": name, "sparsity": pattern,
+        })  # fmt: skip
+        assert ops.weight_bytes(table).tolist() == [packed]
+    if sparsity is None:
+        conv = Conv(name="c", in_channels=3, out_channels=5, kernel_w=3, weight_format=name)
+        same = ops.Conv2d(
+            positions=1, inputs=1, in_channels=3, out_channels=5, kernel_h=1, kernel_w=3,
+            weight_format=name,
+        )  # fmt: skip
+        assert ops.weight_bytes(same) == conv.weight_bytes == storage_bytes((45,), name)
+        norm = ops.Elementwise(elements=1, weight_elements=13, weight_format=name)
+        assert ops.weight_bytes(norm) == storage_bytes((13,), name)
+        assert ops.weight_bytes(ops.changed(norm, weight_elements=0)) == 0
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_float32_cannot_hold_saturates_as_its_largest_value_does(name: str) -> None:
+    x = np.zeros((2, 32))
+    x[0, 3], x[1, 7] = 1e39, -1e300
+    most = np.clip(x, -FLOAT32_MAX, FLOAT32_MAX)
+    found = unpack(pack(x, name))
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, unpack(pack(most, name)))
+    np.testing.assert_array_equal(unpack(pack(found, name)), found)
+
+
+def test_the_largest_given_scale_saturates_too() -> None:
+    x = np.full((1, 32), FLOAT32_MAX, np.float32)
+    given = Scales(np.full((1, 1), 2.0**127, np.float32))
+    np.testing.assert_array_equal(unpack(pack(x, "mxfp4", scales=given)), x)
 
 
 def test_groups_run_along_the_axis_that_is_asked_for() -> None:

@@ -8,7 +8,6 @@ size. Every op is timed as eager code runs it, on shapes that belong to no parti
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -237,10 +236,7 @@ def _in_format(op: Any, form: str) -> Any:
         changes |= {"sparsity": None, "outlier_share": 0.0, "outlier_format": None}
     if kind is ops.Attention:
         changes |= {"kv_format": "fp32", "kv_bytes": _kv_bytes(op)}
-    if not isinstance(op, OpTable):
-        return replace(op, **changes)
-    columns = {field.name: getattr(op, field.name) for field in fields(kind)}
-    return OpTable(kind, columns | changes, rows=len(op))
+    return ops.changed(op, **changes)
 
 
 def _column(values: Any, rows: int) -> Any:

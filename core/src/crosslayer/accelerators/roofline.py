@@ -127,9 +127,7 @@ class Roofline:
             return packed
         if self.compute_format(op.weight_format, op.activation_format, op.sparsity)[1] is not None:
             return packed
-        bias = op.n * number_format(op.activation_format).storage_bits / 8 if op.bias else 0
-        bits = number_format(op.weight_format).storage_bits
-        dense = op.groups * (op.k * op.n * bits / 8 + bias)
+        dense = ops.weight_bytes(ops.changed(op, sparsity=None))
         # indices can outweigh what was pruned (7:8 of int4); a kernel then takes them dense
         return np.minimum(packed, dense) if self.params.packed_kernels else dense
 

@@ -142,6 +142,16 @@ class Topology(Value):
         """The routes found so far, by source and target; `route` fills it."""
         return {}
 
+    def devices(self, place: str | None, count: int) -> tuple[str, ...]:
+        """The nodes of an instance's devices: `count` of them in the topology's order, from `place`
+        (None: the first) on. () if fewer are left: all devices are inside one node then.
+        """
+        if place is not None and place not in self.nodes:
+            raise InputError(f"topology has no node {place!r}; {nearest(place, self.nodes)}")
+        first = 0 if place is None else self.nodes.index(place)
+        found = self.nodes[first : first + count]
+        return found if len(found) == count else ()
+
     def transfer_seconds(self, source: str, target: str, payload_bytes: Any) -> Any:
         """Seconds of one message (bytes: a number or a column) along `route`; 0 inside a node."""
         return self.route(source, target).seconds(payload_bytes)

@@ -10,12 +10,12 @@ its dense shape, as torch.utils.flop_counter does; `effective_flops` leaves the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from crosslayer.contracts.formats import NMSparsity, number_format
+from crosslayer.contracts.formats import NMSparsity, number_format, stored_bytes
 
 Annotations = tuple[tuple[str, float | str], ...]
 
@@ -243,6 +243,14 @@ def op_type(op: Op | OpTable) -> type[Any]:
     return op.op_type if isinstance(op, OpTable) else type(op)
 
 
+def changed(op: Any, **changes: Any) -> Any:
+    """An op, or a table, with other values in some fields."""
+    if not isinstance(op, OpTable):
+        return replace(op, **changes)
+    columns = {spec.name: getattr(op, spec.name) for spec in fields(op.op_type)}
+    return OpTable(op.op_type, columns | changes, rows=len(op))
+
+
 def flops(op: Any) -> Any:
     """Floating-point operations, dense-equivalent (a multiply and an add are two); a column for a
     table.
@@ -274,21 +282,22 @@ def effective_flops(op: Any) -> Any:
 
 
 def weight_bytes(op: Any) -> Any:
-    """Stored operand bytes that the op reads once: scales, zero points and N:M indices included."""
+    """Stored operand bytes that the op reads once, as `formats.pack` would write them: scales, zero
+    points and N:M indices included. An operand that is an activation is never packed.
+    """
     kind = op_type(op)
     if kind is Gemm:
-        form = number_format(op.weight_format)
-        bits = form.storage_bits
-        if op.sparsity is not None:
-            bits = NMSparsity.parse(op.sparsity).storage_bits(form)
-        bias = op.n * number_format(op.activation_format).storage_bits / 8 if op.bias else 0
-        return op.groups * (op.k * op.n * bits / 8 + bias)
+        if op.stationary == "activation":
+            return op.groups * op.k * op.n * number_format(op.weight_format).storage_bits / 8
+        pattern = None if op.sparsity is None else NMSparsity.parse(op.sparsity)
+        bias = stored_bytes(1, op.n, op.activation_format) if op.bias else 0
+        return op.groups * (stored_bytes(op.n, op.k, op.weight_format, pattern) + bias)
     if kind is Conv2d:
         taps = op.kernel_h * op.kernel_w * op.in_channels / op.groups
-        bits = number_format(op.weight_format).storage_bits
-        return op.out_channels * (taps + op.bias) * bits / 8
+        return stored_bytes(1, op.out_channels * (taps + op.bias), op.weight_format)
     if kind is Elementwise:
-        return op.weight_elements * number_format(op.weight_format).storage_bits / 8
+        has = op.weight_elements > 0
+        return has * stored_bytes(1, op.weight_elements, op.weight_format)
     return 0
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from crosslayer.contracts import codecs
 from crosslayer.contracts.number_format import NumberFormat, as_format, number_format
 from crosslayer.contracts.scales import (
+    FLOAT32_MAX,
     Scales,
     check_scales,
     choose_scales,
@@ -98,7 +99,8 @@ def pack(
     """Quantise a tensor and pack it. Groups and N:M run along `axis` (default: format.scale_axis).
 
     Groups start anew in each row, so the last of a row may be short. `scales` replaces the absmax
-    rules by given scales, which must be values of the scale format; past the range is saturated.
+    rules by given scales, which must be values of the scale format; past the range is saturated,
+    and so is what float32 cannot hold.
     With n < m a zero has no sign: -0.0 comes back as 0.0, as it does from every int format.
     InputError: NaN or infinity (located), an axis that m does not divide, a group with more than n
     non-zeros, scales that do not fit.
@@ -107,6 +109,8 @@ def pack(
     layout = _Layout.of(array.shape, as_format(format), sparsity, axis)
     format = layout.format
     codecs.refuse_nonfinite(array, format)
+    if array.dtype.itemsize > 4:
+        array = np.clip(array, -FLOAT32_MAX, FLOAT32_MAX)
     if scales is not None:
         scales = check_scales(scales, layout.scales, format)
     matrix = np.moveaxis(np.atleast_1d(array), layout.axis, -1).reshape(layout.rows, layout.length)
@@ -147,7 +151,7 @@ def pack(
 
 
 def unpack(packed: Packed) -> NDArray[np.float32]:
-    """The float32 tensor that the buffers stand for, exactly."""
+    """The float32 tensor that the buffers stand for: exactly, or its largest value past that."""
     layout = _Layout.of(packed.shape, packed.format, packed.sparsity, packed.axis)
     flat = codecs.unpack_bits(packed.codes, packed.format.bits, layout.rows * layout.kept)
     values = codecs.decode_elements(flat.reshape(layout.rows, layout.kept), packed.format)
@@ -177,6 +181,40 @@ def storage_bytes(
 ) -> int:
     """Bytes of `pack` for any tensor of this shape, by arithmetic alone."""
     return sum(_Layout.of(shape, as_format(format), sparsity, axis).sizes().values())
+
+
+def stored_bytes(
+    rows: Any, length: Any, format: NumberFormat | str, sparsity: NMSparsity | None = None
+) -> Any:
+    """`storage_bytes` of [rows, length] grouped along the length; both numbers or columns."""
+    sparse = _sparse(sparsity)
+    kept = length if sparse is None else length * sparse.n / sparse.m
+    return sum(_buffer_bytes(rows, kept, as_format(format), sparse).values())
+
+
+def _sparse(sparsity: NMSparsity | None) -> NMSparsity | None:
+    """The sparsity if it drops anything: n:n is dense."""
+    return sparsity if sparsity and sparsity.n < sparsity.m else None
+
+
+def _buffer_bytes(
+    rows: Any, kept: Any, format: NumberFormat, sparse: NMSparsity | None
+) -> dict[str, Any]:
+    """Bytes of each buffer of rows of so many kept elements; each row starts a scale group."""
+    elements, groups, scale_bits = rows * kept, 1, 0
+    if format.group is not None:
+        group = sparse.scale_group(format.group) if sparse else format.group
+        groups = rows * -(-kept // group)
+    if format.scale_format is not None:
+        scale_bits = number_format(format.scale_format).bits
+    bits = {
+        "codes": elements * format.bits,
+        "scales": groups * scale_bits,
+        "zero_points": groups * format.bits if format.zero_point else 0,
+        "indices": elements * sparse.index_bits if sparse else 0,
+        "tensor_scale": 32 if format.tensor_scale else 0,
+    }
+    return {name: -(-count // 8) for name, count in bits.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +252,8 @@ class _Layout:
 
     @property
     def sparse(self) -> NMSparsity | None:
-        """The sparsity if it drops anything: n:n is dense."""
-        return self.sparsity if self.sparsity and self.sparsity.n < self.sparsity.m else None
+        """The sparsity if it drops anything."""
+        return _sparse(self.sparsity)
 
     @property
     def group(self) -> int:
@@ -233,16 +271,7 @@ class _Layout:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each buffer."""
-        elements, groups = self.rows * self.kept, math.prod(self.scales)
-        scale = self.format.scale_format
-        bits = {
-            "codes": elements * self.format.bits,
-            "scales": groups * number_format(scale).bits if scale else 0,
-            "zero_points": groups * self.format.bits if self.format.zero_point else 0,
-            "indices": elements * self.sparse.index_bits if self.sparse else 0,
-            "tensor_scale": 32 if self.format.tensor_scale else 0,
-        }
-        return {name: -(-count // 8) for name, count in bits.items()}
+        return _buffer_bytes(self.rows, self.kept, self.format, self.sparse)
 
     def split(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """[rows, kept] -> [scale rows, groups, group]; short groups are filled with zeros."""

@@ -33,7 +33,7 @@ from crosslayer.contracts.number_format import NumberFormat, number_format
 from crosslayer.errors import InputError
 
 _PRECISION = 16  # significant bits of a float32 scale
-_FLOAT32_MAX = number_format("fp32").max
+FLOAT32_MAX = number_format("fp32").max
 # With this one the finest product of an nvfp4 tensor is 2^-149, the last step of float32.
 _SMALLEST_TENSOR_SCALE = 2.0**-124
 
@@ -90,7 +90,7 @@ def check_scales(scales: Scales, shape: tuple[int, int], format: NumberFormat) -
     tensor = scales.tensor_scale
     if not format.tensor_scale and tensor != 1.0:
         raise InputError(f"{format.name} has no tensor scale, got {tensor}")
-    if not (0 < tensor <= _FLOAT32_MAX and float(np.float32(tensor)) == tensor):
+    if not (0 < tensor <= FLOAT32_MAX and float(np.float32(tensor)) == tensor):
         raise InputError(f"a tensor scale is a positive float32, got {tensor}")
     return Scales(scale.astype(np.float32), zero, tensor)
 
@@ -106,12 +106,13 @@ def quantise(groups: NDArray[np.float64], scales: Scales, format: NumberFormat) 
 
 
 def dequantise(values: NDArray[np.float32], scales: Scales) -> NDArray[np.float32]:
-    """Elements from the values of their codes, both [rows, groups, elements]; rounded once."""
+    """Elements from the values of their codes, both [rows, groups, elements]; rounded once, and
+    saturated at float32's largest."""
     exact = values.astype(np.float64)
     if scales.zero_point is not None:
         exact -= scales.zero_point[..., None]
     exact *= (scales.scale.astype(np.float64) * scales.tensor_scale)[..., None]
-    return exact.astype(np.float32)
+    return np.clip(exact, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
 
 
 def _choose_asymmetric(groups: NDArray[np.float64], format: NumberFormat) -> Scales:
@@ -151,7 +152,7 @@ def _range(format: NumberFormat) -> tuple[float, float]:
     precision = min(scale_format.mantissa_bits + 1, _PRECISION)
     coarse = scale_format.smallest * 2.0 ** (format.bits if format.zero_point else format.bits - 1)
     underflow = 2.0 ** (precision - 1 - 149) / format.smallest
-    largest = float(_cut(np.asarray(_FLOAT32_MAX / format.max), precision))
+    largest = float(_cut(np.asarray(FLOAT32_MAX / format.max), precision))
     return max(coarse, underflow), min(largest, scale_format.max)
 
 
