@@ -88,9 +88,9 @@ class Lines(Progress):
 
 
 def files_in_cache(tmp_path: Path) -> list[str]:
-    """Every file below the cache but lock files."""
+    """Every file below the cache but locks and stamps."""
     found = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    return sorted(name for name in found if not name.endswith(".lock"))
+    return sorted(name for name in found if not name.endswith((".lock", ".checked")))
 
 
 def test_a_fetched_asset_is_the_checked_member_and_nothing_else(
@@ -124,6 +124,42 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(known: Mapping[str, Asset]
     path.write_bytes(WORDS[:10])
     assert cached("tiny", known) is None
     assert fetch("tiny", known=known).read_bytes() == WORDS
+
+
+def test_a_file_of_the_right_size_and_the_wrong_bytes_is_deleted_named_and_fetched_again(
+    known: Mapping[str, Asset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch("tiny", known=known)
+    assert cached("tiny", known) == path
+    path.write_bytes(bytes(len(WORDS)))
+    assert cached("tiny", known) is None
+    assert [status.present for status in assets(known)] == [False]
+    lines = Lines()
+    assert fetch("tiny", lines, known).read_bytes() == WORDS
+    assert f"tiny: {path} is damaged, its SHA-256 is another; it is deleted" in lines.lines
+    path.write_bytes(bytes(len(WORDS)))
+    monkeypatch.setenv("CROSSLAYER_OFFLINE", "1")
+    with pytest.raises(DependencyError, match="CROSSLAYER_OFFLINE forbids") as error:
+        fetch("tiny", known=known)
+    assert error.value.exit_code == 3
+    assert not path.exists()
+
+
+def test_a_checked_file_is_hashed_again_only_if_it_changed(
+    known: Mapping[str, Asset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fetch("tiny", known=known)
+    hashed: list[Path] = []
+    really = crosslayer.fetch._sha256
+    monkeypatch.setattr(
+        crosslayer.fetch, "_sha256", lambda path: (hashed.append(path), really(path))[1]
+    )
+    assert cached("tiny", known) == cached("tiny", known) == path
+    assert len(hashed) <= 1
+    hashed.clear()
+    os.utime(path, (1, 1))
+    assert cached("tiny", known) == path
+    assert hashed == [path]
 
 
 @pytest.mark.parametrize(

@@ -95,10 +95,31 @@ def assets(known: Mapping[str, Asset] | None = None) -> tuple[AssetStatus, ...]:
 
 
 def cached(name: str, known: Mapping[str, Asset] | None = None) -> Path | None:
-    """The asset's file if the cache holds it (checked when it came in), else None; no network."""
+    """The asset's file if the cache holds it, byte for byte, else None; no network."""
     asset = _asset(name, known)
     path = _path(name, asset)
-    return path if path.is_file() and path.stat().st_size == asset.member_bytes else None
+    return path if _is_whole(path, asset) else None
+
+
+def _is_whole(path: Path, asset: Asset) -> bool:
+    """Whether a file has the asset's SHA-256; hashed again only where size or time of change are
+    not those of its stamp.
+    """
+    stamp = path.with_name(f".{path.name}.checked")
+    try:
+        found = path.stat()
+        if not path.is_file() or found.st_size != asset.member_bytes:
+            return False
+        seen = f"{found.st_size} {found.st_mtime_ns} {asset.member_sha256}\n".encode()
+        if stamp.is_file() and stamp.read_bytes() == seen:
+            return True
+        if _sha256(path) != asset.member_sha256:
+            return False
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):  # a cache that cannot be written: hashed every time
+        stamp.write_bytes(seen)
+    return True
 
 
 def fetch(
@@ -106,7 +127,8 @@ def fetch(
 ) -> Path:
     """The asset's file, downloaded first if the cache does not hold it.
 
-    Safe to call from several processes at once: one downloads, the others wait and find it.
+    Safe to call from several processes at once: one downloads, the others wait and find it. A file
+    that is not the asset's is deleted first, and named.
     Errors: InputError for an unknown name; DependencyError where there is no network or no pip,
     where a hash is wrong (the file is deleted) or the cache cannot be written.
     """
@@ -115,14 +137,17 @@ def fetch(
     path = cached(name, known)
     if path is not None:
         return path
-    if os.environ.get("CROSSLAYER_OFFLINE", "0") not in ("", "0"):
-        raise DependencyError(
-            f"{name} is not in the cache and CROSSLAYER_OFFLINE forbids the network; "
-            f"{_later(name, asset)}"
-        )
     target = _path(name, asset)
 
     def make(path: Path) -> None:
+        if target.is_file():
+            progress.say(f"{name}: {target} is damaged, its SHA-256 is another; it is deleted")
+            target.unlink()
+        if os.environ.get("CROSSLAYER_OFFLINE", "0") not in ("", "0"):
+            raise DependencyError(
+                f"{name} is not in the cache and CROSSLAYER_OFFLINE forbids the network; "
+                f"{_later(name, asset)}"
+            )
         _download(name, asset, path, progress)
 
     path = stored(target, make, progress, name, lambda path: cached(name, known) is not None)
@@ -158,8 +183,7 @@ def _download(name: str, asset: Asset, path: Path, progress: Progress) -> None:
 
 
 def _check(name: str, path: Path, expected: str, shown: str | None = None) -> None:
-    with path.open("rb") as file:
-        got = hashlib.file_digest(file, "sha256").hexdigest()
+    got = _sha256(path)
     if got != expected:
         path.unlink()
         raise DependencyError(
@@ -167,6 +191,11 @@ def _check(name: str, path: Path, expected: str, shown: str | None = None) -> No
             "deleted. "
             "Fetch it again, and if this repeats ask whoever runs your package mirror"
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pip_download(name: str, asset: Asset, stage: Path, progress: Progress) -> Path:
