@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import crosslayer as cl
 from crosslayer.contracts.report import Metric, Report
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.progress import Progress
+from crosslayer.registry import KINDS, Registry
 from crosslayer.runner import merged, report_json, run
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -259,3 +261,22 @@ def test_the_public_names_stay_what_they_are_after_use(tmp_path: Path) -> None:
     assert callable(cl.run)
     assert cl.__version__[0].isdigit()
     assert set(cl.__all__) >= {"run", "load", "compare", "Comparison", "Pipeline", "Run"}
+
+
+def test_whoever_prices_what_the_first_refuses_is_among_the_recorded_versions(
+    tmp_path: Path,
+) -> None:
+    found = [one for kind in KINDS for one in toy_registry().components(kind).values()]
+    (machine,) = [one for one in found if one.component.name == "machine"]
+    spare = replace(
+        machine,
+        component=replace(machine.component, name="spare"),
+        origin=replace(machine.origin, distribution="spare-parts", version="4.5"),
+    )
+    text = PIPELINE.replace('use = "machine:small"', 'use = "machine:small"\nfallback = "spare"')
+    done = run(
+        pipeline(tmp_path, text), registry=Registry([*found, spare]), threads=1,
+        runs_dir=tmp_path / "runs",
+    )  # fmt: skip
+    assert done.info["versions"]["spare-parts"] == "4.5"
+    assert tomllib.loads(done.lock)["lock"]["versions"]["spare-parts"] == "4.5"

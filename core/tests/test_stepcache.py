@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from crosslayer import stepkey
 from crosslayer.progress import Progress
 from crosslayer.stepcache import StepCache
 from crosslayer.stepkey import content_digest, source_digest, step_key
@@ -152,3 +153,20 @@ def test_a_changed_source_file_changes_the_digest(
     first = source_digest.__wrapped__("some_toy_package")
     (package / "more.py").write_text("x = 1\n")
     assert source_digest.__wrapped__("some_toy_package") != first
+
+
+@pytest.mark.parametrize(
+    "name", ["contracts/ops.py", "kinds.py", "live.py", "texts.py", "wikitext.py"]
+)
+def test_a_change_of_what_every_component_stands_on_changes_its_key(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Path(stepkey.__file__).parent
+    for part in stepkey.FOUNDATION:
+        copy = shutil.copytree if (here / part).is_dir() else shutil.copy
+        copy(here / part, tmp_path / part)
+    monkeypatch.setattr(stepkey, "__file__", str(tmp_path / "stepkey.py"))
+    before = stepkey.contracts_digest.__wrapped__()
+    with (tmp_path / name).open("a") as file:
+        file.write("# changed\n")
+    assert stepkey.contracts_digest.__wrapped__() != before

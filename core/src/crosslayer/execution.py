@@ -177,9 +177,7 @@ class Execution:
         ):
             parts = [self._part("accelerator", "accelerator_model", table.use, table.params)]
             for use in table.fallback:
-                parts.append(
-                    resolve(self.registry, "accelerator_model", use, {}, self.pipeline.folder)
-                )
+                parts.append(self._part("fallback", "accelerator_model", use, {}))
             built = tuple(part.build(self.registry) for part in parts)
             machine_inputs = [part_inputs(part) for part in parts]
             for one, about in zip(built, machine_inputs, strict=True):

@@ -1,7 +1,7 @@
 """What a step's result depends on, as a hash: change any of it and the step runs again.
 
 A component counts with its name, the version of its distribution, the bytes of its own package and
-of the core's contracts, and its parameters; a file that a parameter names counts with its content,
+of the core's foundation, and its parameters; a file that a parameter names counts with its content,
 not its path.
 """
 
@@ -20,6 +20,8 @@ from crosslayer.machine import installed_version
 from crosslayer.pipeline.parts import Part
 
 LIBRARIES = ("numpy", "torch", "transformers")  # what live results depend on beside our own code
+# Of the core, what any component's results depend on: contracts, kinds, live models, real texts.
+FOUNDATION = ("contracts", "kinds.py", "live.py", "texts.py", "wikitext.py", "assets.toml")
 READ_WHOLE_BYTES = 32 << 20  # larger files count with size and time of change
 
 
@@ -84,9 +86,8 @@ def source_digest(package: str) -> str:
 
 @lru_cache(maxsize=1)
 def contracts_digest() -> str:
-    """A hash of what every component stands on: the contracts and the component kinds."""
-    here = Path(__file__).parent
-    return _digest_files([here / "contracts", here / "kinds.py"])
+    """A hash of what every component stands on: see `FOUNDATION`."""
+    return _digest_files([Path(__file__).parent / name for name in FOUNDATION])
 
 
 def content_digest(path: Path) -> str:
