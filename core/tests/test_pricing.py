@@ -16,7 +16,7 @@ from crosslayer.contracts.cost import Cost, CostTable, cost_table, sequential
 from crosslayer.contracts.hardware import HardwareSpec
 from crosslayer.contracts.lowering import lower
 from crosslayer.contracts.model import Linear, ModelSpec
-from crosslayer.contracts.network import Topology
+from crosslayer.contracts.network import Link, Topology
 from crosslayer.contracts.ops import OpGraph
 from crosslayer.contracts.plain_parts import in_plain_parts
 from crosslayer.contracts.report import Report
@@ -25,7 +25,15 @@ from crosslayer.errors import InputError, UnsupportedOp
 from crosslayer.estimate import estimate_report, instance_cost
 from crosslayer.kinds import Instance, ModelArtifact, Stack
 from crosslayer.pricing import WithFallback, with_fallback
-from crosslayer.stepcost import graph_cost, price, price_graph, price_many, step_costs, without
+from crosslayer.stepcost import (
+    graph_cost,
+    price,
+    price_collective,
+    price_graph,
+    price_many,
+    step_costs,
+    without,
+)
 
 LLAMA = {
     "model_type": "llama",
@@ -235,6 +243,35 @@ def test_collectives_go_to_the_topology_and_without_one_to_the_port() -> None:
     assert graph_cost(pair, graph, slow).seconds == pytest.approx(compute + wire, rel=1e-12)
 
 
+def test_only_the_ways_between_the_devices_that_take_part_count() -> None:
+    rates = {
+        ("a", "b"): 4e9,
+        ("b", "c"): 2e9,
+        ("c", "d"): 8e9,
+        ("d", "hub"): 1e3,
+        ("hub", "a"): 16e9,
+    }
+    links = [Link(a=a, b=b, bytes_per_s=rate, latency_s=1e-6) for (a, b), rate in rates.items()]
+    network = Topology(nodes=("a", "b", "c", "d", "hub"), links=tuple(links))
+    reduce = ops.Collective(payload_bytes=1e9, devices=2)
+
+    def seconds(op: ops.Collective, **values: Any) -> float:
+        return price_collective(instance(A100, **values), op, network).row(0).seconds
+
+    pair = {"devices": 2, "tensor_parallel": 2}
+    assert seconds(reduce, **pair) == pytest.approx(2e-6 + 1e9 / 4e9)
+    assert seconds(reduce, place="c", **pair) == pytest.approx(2e-6 + 1e9 / 8e9)
+    # two stages of two: rings a-b and c-d; a to c and b to d go over b-c
+    four = {"devices": 4, "tensor_parallel": 2, "pipeline_parallel": 2}
+    assert seconds(reduce, **four) == pytest.approx(2e-6 + 1e9 / 4e9)
+    send = ops.Collective(payload_bytes=1e9, devices=2, kind="send")
+    assert seconds(send, **four) == pytest.approx(2e-6 + 1e9 / 2e9)
+    # from d on there is no room for four: they are in one node, on the A100's port
+    assert seconds(reduce, place="d", **four) == pytest.approx(2 * 0.6e-6 + 1e9 / 300e9)
+    with pytest.raises(InputError, match="no node 'e'"):
+        seconds(reduce, place="e", **pair)
+
+
 def test_an_instance_without_an_accelerator_is_named() -> None:
     steps = StepTable.from_shapes([StepShape.from_sequences(SPEC, [(1, 40, 2)])])
     with pytest.raises(InputError, match=r"instance 'main' has no accelerator"):
@@ -312,7 +349,11 @@ def test_the_report_agrees_with_hand_arithmetic() -> None:
     assert values["kv_bytes_per_sequence"] == 24 * 3 * 2 * 2 * 16 * 2
     assert not any(name.endswith("_original") for name in values)
     assert {metric.provenance for metric in report.metrics} == {"modelled"}
-    assert all("test array" in metric.source for metric in report.metrics)
+    of_the_spec = {
+        m.name for m in report.metrics if m.source == f"shapes and formats of {SPEC.name}"
+    }
+    assert of_the_spec == {"weight_bytes", "kv_bytes_per_sequence"}
+    assert all("test array" in m.source for m in report.metrics if m.name not in of_the_spec)
 
 
 def test_an_untouched_model_and_an_accelerator_without_energy_leave_their_metrics_out() -> None:

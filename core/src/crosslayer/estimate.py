@@ -82,7 +82,7 @@ def _metrics(
     )
     decode = step_costs(instance, table, network)
 
-    def metric(name: str, value: float, unit: str) -> Metric:
+    def metric(name: str, value: float, unit: str, source: str = source) -> Metric:
         return Metric(
             name=name + suffix,
             value=value,
@@ -104,10 +104,9 @@ def _metrics(
         made.append(
             metric("decode_energy_per_token_j", float(decode.joules.mean()) / batch, "J/token")
         )
-    made.append(metric("weight_bytes", spec.weight_bytes, "B"))
-    made.append(
-        metric("kv_bytes_per_sequence", spec.kv_bytes(prompt, output) + spec.state_bytes, "B")
-    )
+    kv_bytes = spec.kv_bytes(prompt, output) + spec.state_bytes
+    for name, value in (("weight_bytes", spec.weight_bytes), ("kv_bytes_per_sequence", kv_bytes)):
+        made.append(metric(name, value, "B", f"shapes and formats of {spec.name}"))
     return made
 
 

@@ -22,7 +22,7 @@ from crosslayer.contracts.templates import Template, unique_templates
 from crosslayer.errors import InputError, UnsupportedOp
 
 if TYPE_CHECKING:
-    from crosslayer.contracts.network import Topology
+    from crosslayer.contracts.network import Route, Topology
     from crosslayer.kinds import Instance
 
 
@@ -57,7 +57,7 @@ def price_graph(instance: Instance, graph: OpGraph, network: Topology | None = N
     accelerator = instance.accelerator
     assert accelerator is not None
     return [
-        _collective(instance, op, network).row(0)
+        price_collective(instance, op, network).row(0)
         if isinstance(op, ops.Collective)
         else price(accelerator, op)
         for op in graph.nodes
@@ -117,19 +117,20 @@ def _price(
     accelerator: Any, instance: Instance, table: OpTable, network: Topology | None
 ) -> CostTable:
     if table.op_type is ops.Collective:
-        return _collective(instance, table, network)
+        return price_collective(instance, table, network)
     return price_many(accelerator, table)
 
 
-def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTable:
-    """A collective on the slowest link among the instance's devices: the topology's, else the
+def price_collective(instance: Instance, op: Any, network: Topology | None) -> CostTable:
+    """A collective on the slowest way between the instance's devices: the topology's, else the
     accelerator's port.
     """
     from crosslayer.contracts.network import collective_seconds
 
-    if network is not None and network.links:
-        rate = min(link.bytes_per_s for link in network.links)
-        latency = max(link.latency_s for link in network.links)
+    ways = [] if network is None else _ways(instance, op.kind, network)
+    if ways:
+        rate = min(way.bytes_per_s or np.inf for way in ways)
+        latency = max(way.latency_s for way in ways)
     else:
         assert instance.accelerator is not None
         ports = instance.accelerator.describe().ports
@@ -147,6 +148,20 @@ def _collective(instance: Instance, op: Any, network: Topology | None) -> CostTa
     nothing = np.zeros_like(payload)
     bound = np.full(len(payload), BOUNDS.index("network"), dtype=np.int8)
     return CostTable(seconds, None, nothing, payload.copy(), bound)
+
+
+def _ways(instance: Instance, kind: str, network: Topology) -> list[Route]:
+    """Between the neighbours of each tensor-parallel ring, or from stage to stage; none if the
+    topology does not show the devices one by one.
+    """
+    devices = network.devices(instance.place, instance.parallel.devices)
+    ways = instance.tensor_parallel
+    if kind == "send":
+        pairs = list(zip(devices, devices[ways:], strict=False))
+    else:
+        rings = [devices[i : i + ways] for i in range(0, len(devices), ways)]
+        pairs = [pair for ring in rings for pair in zip(ring, ring[1:] + ring[:1], strict=True)]
+    return [network.route(a, b) for a, b in pairs]
 
 
 def _different_rows(steps: StepTable, driver: str) -> tuple[StepTable, NDArray[np.intp] | None]:
@@ -272,7 +287,7 @@ def graph_cost(instance: Instance, graph: OpGraph, network: Topology | None = No
         return sequential(cost.times(n) for cost, n in zip(costs, graph.repeats, strict=True))
     network_nodes = [i for i, op in enumerate(graph.nodes) if isinstance(op, ops.Collective)]
     waits = [
-        _collective(instance, graph.nodes[i], network).row(0).times(graph.repeats[i])
+        price_collective(instance, graph.nodes[i], network).row(0).times(graph.repeats[i])
         for i in network_nodes
     ]
     return sequential([accelerator.estimate_graph(without(graph, set(network_nodes))), *waits])

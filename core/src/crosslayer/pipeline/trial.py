@@ -12,16 +12,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from crosslayer.errors import CrosslayerError, UnsupportedOp
+from crosslayer import kinds
+from crosslayer.errors import CrosslayerError, InputError, UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.pipeline.backends import build_backend, wordless
 from crosslayer.pipeline.parts import Part
 from crosslayer.pipeline.schema import Instance, Pipeline, Workload, names_of
 from crosslayer.pipeline.source import Problem, Source
 from crosslayer.pipeline.toml_lines import KeyPath
+from crosslayer.pipeline.topology import topology_of
 from crosslayer.registry import Registry
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.network import Topology
 
 Parts = Mapping[KeyPath, Part]
 
@@ -186,10 +191,10 @@ class _Trial:
             if machine is None or None in others:
                 continue
             place: KeyPath = tables[i] if i < len(tables) else at
-            linked = self.pipeline.network is not None
+            network = topology_of(self.pipeline.network, self.pipeline.folder)
             workload = with_lengths(self.pipeline.workload, self.pipeline.folder)
             try:
-                found = list(refusals(model, instance, workload, [machine, *others], linked))
+                found = list(refusals(model, instance, workload, [machine, *others], network))
             except Exception as error:
                 what = f"accelerator {instance.accelerator!r} fails on {model.spec.name}"
                 self._bad(at, f"{what}: {type(error).__name__}: {error}", 4)
@@ -204,7 +209,11 @@ def _is_fallback(path: KeyPath) -> bool:
 
 
 def refusals(
-    model: ModelArtifact, instance: Instance, workload: Workload, machines: list[Any], linked: bool
+    model: ModelArtifact,
+    instance: Instance,
+    workload: Workload,
+    machines: list[Any],
+    network: Topology | None,
 ) -> Iterator[tuple[str, str]]:
     """(key of the instance it is about, sentence) for everything that keeps the instance from being
     priced.
@@ -221,6 +230,10 @@ def refusals(
         )
         return
     parallel = Parallel(instance.tensor_parallel, instance.pipeline_parallel)
+    placed = kinds.Instance(
+        instance.name or "", model, machines[0], devices=parallel.devices, place=instance.place,
+        tensor_parallel=parallel.tensor, pipeline_parallel=parallel.pipeline,
+    )  # fmt: skip
     seen = set()
     for step in steps_of(model, workload):
         try:
@@ -231,11 +244,7 @@ def refusals(
         for op in graph.nodes:
             what = type(op).__name__
             if isinstance(op, Collective):
-                refused = (
-                    None
-                    if linked or machines[0].describe().ports
-                    else "no [network] and no port links its devices"
-                )
+                refused = _unlinked(op, placed, network)
             else:
                 refused = _refusal(op, machines)
             if refused and (what, refused) not in seen:
@@ -247,6 +256,17 @@ def refusals(
                         f"of {model.spec.name}: {refused}"
                     ),
                 )
+
+
+def _unlinked(op: Any, placed: kinds.Instance, network: Topology | None) -> str | None:
+    """Why no way leads between the instance's devices; None if one does."""
+    from crosslayer.stepcost import price_collective
+
+    try:
+        price_collective(placed, op, network)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def steps_of(model: ModelArtifact, workload: Workload) -> tuple[Any, Any]:
