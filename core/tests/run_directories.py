@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from crosslayer.runner import report_json
 
 LOCK = {"format": 1, "versions": {"crosslayer": "0.1.0"}}
 INFO = {"threads": 2, "machine": {"cpu": "A"}, "versions": {"crosslayer": "0.1.0"}, "steps": []}
+
+T2 = 4.3027  # the 0.975 quantile of Student's t with 2 degrees of freedom
+FLOW = {"transform": [{"use": "flow", "sparsity": 0.5}]}
+KV = {"transform": [{"use": "thinkv"}]}
+BOTH = {"transform": [FLOW["transform"][0], KV["transform"][0]]}
+INPUTS: tuple[dict[str, Any], ...] = ({}, FLOW, KV, BOTH)
 
 
 def metric(name: str, value: float, unit: str = "s", **more: Any) -> Metric:
@@ -47,3 +54,16 @@ def write_run(
         toml_text(document | dict(inputs or {}) | {"lock": dict(lock)})
     )
     return folder
+
+
+def perplexity_run(
+    folder: Path, nll: Sequence[float], ids: Sequence[str] = ("x", "y", "z"), **more: Any
+) -> Path:
+    """A run with the perplexity of these windows, and an interval that overlaps everything."""
+    value = math.exp(sum(nll) / len(nll))
+    kept = table("perplexity_windows", ("window", "nll"), list(zip(ids, nll, strict=True)))
+    one = metric(
+        "perplexity", value, "1", provenance="measured", interval=(value / 2, value * 2),
+        confidence=0.95,
+    )  # fmt: skip
+    return write_run(folder, [one], tables=[kept], **more)

@@ -21,6 +21,8 @@ from crosslayer.contracts.requests import (
 )
 from crosslayer.errors import InputError
 from crosslayer.traces import FORMATS, left_out, read_trace, write_trace
+from crosslayer.traces.rows import first_requests
+from crosslayer.traces.statistics import figures
 
 names = st.one_of(st.none(), st.sampled_from(["", "a", "B b", 'q"uote', "ä,é\n\u2028"]))
 
@@ -129,3 +131,18 @@ def test_what_a_format_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
         write_trace(plain(), tmp_path / "no" / "x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_figures_of_made_requests_are_modelled_and_of_recorded_ones_recorded(
+    tmp_path: Path, recorded: bool
+) -> None:
+    path = tmp_path / "trace.csv"
+    write_trace(plain(), path)
+    made = read_trace(path) if recorded else plain()  # a public format holds recorded requests
+    own = tmp_path / "own.jsonl"
+    write_trace(made, own)
+    for trace in (made, read_trace(own), first_requests(read_trace(own), 2)):
+        assert trace.recorded == recorded
+        wanted = "recorded" if recorded else "modelled"
+        assert [figure.provenance for figure in figures(trace, "x")] == [wanted, wanted]

@@ -157,8 +157,8 @@ class RequestTrace:
     Requests: arrival_ns; ids (None: the row's number); deadline_ns (-1: none); session; slo_class.
     Calls: prompt_tokens; output_tokens (-1: not known beforehand); owner, the request each belongs
     to (None: one call each); model; prefix. whole[i]: the request of row i where the columns cannot
-    say all of it, else None. Errors: InputError for a column that falls, is negative or has another
-    length, and for an id used twice.
+    say all of it, else None. recorded: someone's real requests; else they were made. Errors:
+    InputError for a column that falls, is negative or has another length, and for an id used twice.
     """
 
     arrival_ns: Column
@@ -172,6 +172,7 @@ class RequestTrace:
     model: Labels | None = None
     prefix: Prefixes | None = None
     whole: tuple[Request | None, ...] | None = None
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         lows = {"arrival_ns": 0, "prompt_tokens": 0, "output_tokens": UNKNOWN}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 from crosslayer.contracts.requests import RequestTrace
@@ -24,7 +26,8 @@ def read_trace(path: str | Path, format: str | None = None, *, sort: bool = Fals
 
     format: one of `FORMATS`; None: what the first line looks like. sort: put rows in order of
     arrival (rows of one instant stay as they are); without it, rows out of order are an error.
-    Instants are exact nanoseconds, counted from the first request; our own format keeps its own.
+    Instants are exact nanoseconds, counted from the first request; our own format keeps its own,
+    and says whether the requests are recorded; those of the public formats are.
     Errors: InputError for what cannot be opened; TraceErrors with the first 20 problems of the
     file, each with line and column, and the count of all.
     """
@@ -33,5 +36,9 @@ def read_trace(path: str | Path, format: str | None = None, *, sort: bool = Fals
     first, line = first_lines(file)
     found = format_of(first, str(file), line, wanted)
     if isinstance(found, CsvFormat):
-        return read_csv(file, found, line, sort)
-    return read_mooncake(file, sort) if found == "mooncake" else read_own(file, line, sort)
+        trace, recorded = read_csv(file, found, line, sort), True
+    elif found == "mooncake":
+        trace, recorded = read_mooncake(file, sort), True
+    else:
+        trace, recorded = read_own(file, line, sort), json.loads(first).get("recorded") is True
+    return replace(trace, recorded=recorded)

@@ -148,4 +148,5 @@ def first_requests(trace: RequestTrace, count: int | None) -> RequestTrace:
         model=some(trace.model, calls),
         prefix=prefix,
         whole=None if trace.whole is None else trace.whole[:count],
+        recorded=trace.recorded,
     )

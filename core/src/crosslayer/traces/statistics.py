@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosslayer.contracts.calls import NANOSECONDS
-from crosslayer.contracts.report import Figure, Panel, Series
+from crosslayer.contracts.report import Figure, Panel, Provenance, Series
 from crosslayer.contracts.requests import RequestTrace
 
 BINS = 200
@@ -99,6 +99,7 @@ def _lengths(values: NDArray[np.int64]) -> LengthStatistics | None:
 
 def figures(trace: RequestTrace, source: str) -> tuple[Figure, Figure]:
     """(arrivals a time bin, cumulative lengths) of a trace that `source` names."""
+    provenance: Provenance = "recorded" if trace.recorded else "modelled"
     span = float(trace.arrival_ns[-1] - trace.arrival_ns[0]) / NANOSECONDS
     width = _bin_seconds(span)
     start = int(trace.arrival_ns[0])
@@ -114,7 +115,7 @@ def figures(trace: RequestTrace, source: str) -> tuple[Figure, Figure]:
             title=f"Arrivals of {len(trace):,} requests",
             x_label="time (s)",
             panels=(Panel(series=(arrivals,), y_label=f"requests in {width:g} s", kind="steps"),),
-            provenance="recorded",
+            provenance=provenance,
             source=source,
         ),
         Figure(
@@ -129,7 +130,7 @@ def figures(trace: RequestTrace, source: str) -> tuple[Figure, Figure]:
                     kind="steps",
                 ),
             ),
-            provenance="recorded",
+            provenance=provenance,
             source=source,
         ),
     )

@@ -138,7 +138,8 @@ def _mooncake(trace: RequestTrace, out: IO[str]) -> None:
 
 
 def _own(trace: RequestTrace, out: IO[str]) -> None:
-    out.write(json.dumps({formats.OWN_KEY: formats.OWN_VERSION}) + "\n")
+    head = {formats.OWN_KEY: formats.OWN_VERSION} | ({"recorded": True} if trace.recorded else {})
+    out.write(json.dumps(head) + "\n")
     first = trace.first_call
     for row in range(len(trace)):
         whole = trace.whole[row] if trace.whole is not None else None
