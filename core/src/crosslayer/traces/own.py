@@ -2,10 +2,10 @@
 what was written.
 
 First line: {"crosslayer_trace": 1}, with "recorded": true for someone's real requests. Then a line
-a request, in order of arrival. A request of one plain call: arrival_ns, prompt_tokens, output_tokens
-(left out where it is not known), and, where they differ from nothing: id (else the row's number),
-session, slo_class, deadline_ns, model, prefix {block_tokens, hashes}. Any other request:
-{"request": {...}}, the fields of `crosslayer.contracts.requests.Request`.
+a request, in order of arrival. A request of one plain call: arrival_ns, prompt_tokens,
+output_tokens (left out where it is not known), and, where they differ from nothing: id (else the
+row's number), session, slo_class, deadline_ns, model, prefix {block_tokens, hashes}. Any other
+request: {"request": {...}}, the fields of `crosslayer.contracts.requests.Request`.
 """
 
 from __future__ import annotations
