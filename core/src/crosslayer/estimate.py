@@ -5,7 +5,7 @@ modelled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,8 +31,8 @@ def estimate_report(
     untransformed model.
 
     Prefill is one pass over the prompts; the first token comes out of it. Decode is the mean over
-    the other output tokens, each at its own context length. Metrics of the original model end in
-    `_original`.
+    the other output tokens, each at its own context length. Throughput counts the output tokens of
+    the whole batch over its request latency. Metrics of the original model end in `_original`.
     """
     assert instance.accelerator is not None
     source = f"{instance.accelerator.describe().name}, lowering of {instance.model.spec.name}"
@@ -82,23 +82,32 @@ def _metrics(
     )
     decode = step_costs(instance, table, network)
 
-    def metric(name: str, value: float, unit: str, source: str = source) -> Metric:
+    def metric(
+        name: str,
+        value: float,
+        unit: str,
+        source: str = source,
+        better: Literal["lower", "higher"] = "lower",
+    ) -> Metric:
         return Metric(
             name=name + suffix,
             value=value,
             unit=unit,
-            better="lower",
+            better=better,
             provenance="modelled",
             source=source,
         )
 
+    latency = prefill.seconds + float(decode.seconds.sum()) * (output > 1)
     made = [
         metric("prefill_latency_s", prefill.seconds, "s"),
         metric("decode_latency_per_token_s", float(decode.seconds.mean()), "s/token"),
-        metric(
-            "request_latency_s", prefill.seconds + float(decode.seconds.sum()) * (output > 1), "s"
-        ),
+        metric("request_latency_s", latency, "s"),
     ]
+    if latency > 0:
+        made.append(
+            metric("output_tokens_per_s", batch * output / latency, "token/s", better="higher")
+        )
     if prefill.joules is not None and decode.joules is not None:
         made.append(metric("prefill_energy_j", prefill.joules, "J"))
         made.append(
