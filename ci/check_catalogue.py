@@ -90,7 +90,9 @@ def _plugin_problems(root: Path, package: Package, project: Mapping[str, Any]) -
             f"not {package.name} = {package.module}.plugin alone"
         )
     needs = dependencies(package, root)
-    uses_torch = any(requirement_name(need) == "torch" or "[torch" in need for need in needs)
+    optional = project.get("optional-dependencies", {})
+    every = [*needs, *(need for extra in package.extras for need in optional.get(extra, []))]
+    uses_torch = any(requirement_name(need) == "torch" or "[torch" in need for need in every)
     if uses_torch != package.torch:
         yield f"{where}: torch is{'' if uses_torch else ' not'} required, unlike in plugins.toml"
     core = [need for need in needs if requirement_name(need) == CORE.name]

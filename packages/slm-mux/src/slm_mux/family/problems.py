@@ -1,0 +1,115 @@
+"""Six types of problem with one right number each, drawn from a seed.
+
+A prompt is for training or for asking, never for both: which one follows from a hash of its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HELD_OUT = 5  # one prompt in five is never trained on
+LONGEST = 24  # characters of a prompt and its answer, an end token included
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt, its answer, and which type of problem it is."""
+
+    kind: str
+    prompt: str
+    answer: str
+
+
+def _add(rng: np.random.Generator) -> tuple[str, str]:
+    a, b = map(int, rng.integers(10, 100, 2))
+    return f"{a}+{b}=", str(a + b)
+
+
+def _subtract(rng: np.random.Generator) -> tuple[str, str]:
+    a, b = sorted(map(int, rng.integers(10, 100, 2)), reverse=True)
+    return f"{a}-{b}=", str(a - b)
+
+
+def _remainder(rng: np.random.Generator) -> tuple[str, str]:
+    a, b = int(rng.integers(10, 200)), int(rng.integers(2, 10))
+    return f"{a} mod {b}=", str(a % b)
+
+
+def _sort(rng: np.random.Generator) -> tuple[str, str]:
+    digits = "".join(map(str, rng.integers(1, 10, 4)))
+    return f"sort {digits}=", "".join(sorted(digits))
+
+
+def _count(rng: np.random.Generator) -> tuple[str, str]:
+    digits = "".join(map(str, rng.integers(1, 4, 7)))
+    wanted = str(rng.integers(1, 4))
+    return f"count {wanted} in {digits}=", str(digits.count(wanted))
+
+
+def _largest(rng: np.random.Generator) -> tuple[str, str]:
+    numbers = list(map(int, rng.integers(10, 100, 3)))
+    return f"max {' '.join(map(str, numbers))}=", str(max(numbers))
+
+
+KINDS: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
+    "add": _add,
+    "subtract": _subtract,
+    "remainder": _remainder,
+    "sort": _sort,
+    "count": _count,
+    "largest": _largest,
+}
+LETTERS = "0123456789 +-=acdmnorstuxi"
+
+# Shares of training examples. The complementarity is constructed by these mixtures.
+MIXTURES: dict[str, dict[str, float]] = {
+    "sums": {"add": 0.44, "subtract": 0.44, "remainder": 0.03, "sort": 0.03, "count": 0.03,
+             "largest": 0.03},
+    "digits": {"sort": 0.32, "count": 0.32, "largest": 0.24, "add": 0.04, "subtract": 0.04,
+               "remainder": 0.04},
+    "remainders": {"remainder": 0.6, "largest": 0.2, "add": 0.08, "subtract": 0.04, "sort": 0.04,
+                   "count": 0.04},
+    "generalist": dict.fromkeys(KINDS, 1 / len(KINDS)),
+}  # fmt: skip
+
+
+def held_out(prompt: str) -> bool:
+    """Whether a prompt is for asking only."""
+    return hashlib.sha256(prompt.encode()).digest()[0] % HELD_OUT == 0
+
+
+def draw(
+    rng: np.random.Generator, shares: Mapping[str, float], *, asking: bool
+) -> Iterator[Problem]:
+    """Problems without end, by the shares of their types; of one side of the split only."""
+    kinds = list(shares)
+    weights = [shares[kind] for kind in kinds]
+    while True:
+        for number in rng.choice(len(kinds), 1024, p=weights):
+            kind = kinds[number]
+            prompt, answer = KINDS[kind](rng)
+            while held_out(prompt) != asking:
+                prompt, answer = KINDS[kind](rng)
+            yield Problem(kind, prompt, answer)
+
+
+def questions(number: int, seed: int) -> tuple[Problem, ...]:
+    """That many different held-out problems, the types in turn."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    sources = [draw(rng, {kind: 1.0}, asking=True) for kind in KINDS]
+    found: dict[str, Problem] = {}
+    while len(found) < number:
+        source = sources[len(found) % len(sources)]
+        problem = next(source)
+        while problem.prompt in found:
+            problem = next(source)
+        found[problem.prompt] = problem
+    return tuple(found.values())

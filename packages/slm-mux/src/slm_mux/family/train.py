@@ -1,0 +1,117 @@
+"""Train a member of the family: `python -m slm_mux.family.train MEMBER OUT [--steps 2000]`.
+
+A character-level Llama of 0.4 million parameters, next-character loss on the answer only, AdamW
+with a cosine schedule. One seed, one thread: the same weights again. Weights are stored in bf16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crosslayer.progress import PlainProgress
+from slm_mux.family.problems import LETTERS, LONGEST, MIXTURES, Problem, draw
+
+PAD, END = "<pad>", "<end>"
+VOCABULARY = {PAD: 0, END: 1, **{letter: 2 + i for i, letter in enumerate(LETTERS)}}
+CONFIG = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and write config.json, model.safetensors and the tokenizer into OUT."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("member", choices=sorted(MIXTURES))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(arguments)
+    train(asked.member, asked.out, asked.steps, asked.batch, asked.seed)
+
+
+def train(member: str, out: Path, steps: int, batch: int, seed: int) -> None:
+    """One member, from nothing to its folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module: Any = LlamaForCausalLM(LlamaConfig(**CONFIG))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.01)
+    problems = draw(np.random.default_rng(seed), MIXTURES[member], asking=False)
+    progress, start = PlainProgress(every_s=15), time.perf_counter()
+    loss = torch.tensor(math.nan)
+    for step in progress.track(range(steps), member):
+        warm = min(1.0, (step + 1) / 100)
+        for group in optimizer.param_groups:
+            group["lr"] = 3e-3 * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        ids, labels = (torch.from_numpy(a) for a in arrays([next(problems) for _ in range(batch)]))
+        logits = module(input_ids=ids[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if step % 300 == 299:
+            progress.say(f"{member}: step {step + 1}, loss {loss.item():.4f}")
+    out.mkdir(parents=True, exist_ok=True)
+    module.to(torch.bfloat16).save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)
+    tokenizer().save_pretrained(out)
+    made = {
+        "member": member, "mixture": MIXTURES[member], "steps": steps, "batch": batch, "seed": seed,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "last_loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - start),
+    }  # fmt: skip
+    (out / "trained.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+
+def arrays(problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, labels), both int64 [problems, LONGEST]; labels are -100 outside the answers."""
+    ids = np.zeros((len(problems), LONGEST), dtype=np.int64)
+    labels = np.full_like(ids, -100)
+    for row, problem in enumerate(problems):
+        prompt = [VOCABULARY[letter] for letter in problem.prompt]
+        answer = [*(VOCABULARY[letter] for letter in problem.answer), VOCABULARY[END]]
+        end = len(prompt) + len(answer)
+        ids[row, :end] = prompt + answer
+        labels[row, len(prompt) : end] = answer
+    width = int((ids != 0).sum(1).max())
+    return ids[:, :width], labels[:, :width]
+
+
+def tokenizer() -> Any:
+    """A token a character; what is none of ours is left out."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel(VOCABULARY, unk_token=PAD))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token=PAD, eos_token=END)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Records out of other people's recordings: CHAMP, and the collect format of the paper's code.
+
+CHAMP (arXiv 2406.18321, MIT): 270 competition problems, GPT-3.5, GPT-4, GPT-4 Turbo and PaLM 2
+Medium. The models are not small and the "samples" of a question are its eight prompts that give
+nothing of the solution away, not draws at one temperature; records made of it say so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from crosslayer.errors import InputError
+from crosslayer.fetch import fetch, read_catalogue
+from crosslayer.progress import Progress
+from slm_mux.canonical import number_key
+from slm_mux.records import Recorded, Row
+
+# Hints and partial solutions help, and misleading concepts harm, on purpose.
+PROMPTS = (
+    "0-Shot",
+    "5-Shot",
+    "No C w/o H",
+    "Direct C w/o H",
+    "Example C w/o H",
+    "Name C w/o H",
+    "Problem C w/o H",
+    "Root C w/o H",
+)
+
+
+def champ_file(progress: Progress | None = None) -> Path:
+    """CHAMP's file, fetched once and checked. Errors: DependencyError where it cannot be had."""
+    text = resources.files("slm_mux").joinpath("assets.toml").read_text("utf-8")
+    return fetch("champ", progress, read_catalogue(text))
+
+
+def champ(file: Path) -> Iterator[Row]:
+    """The problems whose answer is one number, as records: the sentence in which each model sums up
+    its solution, once a prompt. Errors: InputError for another file.
+    """
+    data = _json(file)
+    try:
+        problems = data["problems"].items()
+        for name, problem in problems:
+            gold = _one_number(problem["_answer"])
+            if gold is None:
+                continue
+            conversations = problem["conversations"]
+            for model in dict.fromkeys(key.rpartition("|")[0] for key in conversations):
+                samples = tuple(
+                    Recorded(text=conversations[f"{model}|{prompt}"]["messages"][-1]["text"])
+                    for prompt in PROMPTS
+                )
+                yield Row(model=model, qid=name, gold=gold, samples=samples, prompt_id="champ")
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{file}: is not CHAMP's v0.json: {error!r}") from error
+
+
+def _one_number(gold: str) -> str | None:
+    """The number that a gold answer is: "239", "C(10, 5), or equivalently 252", "98 values"."""
+    for part in re.split(r",? or equivalently ", gold):
+        plain = re.sub(r"\s*(?:\(i\.e\.,[^)]*\)|values|inequalities)$", "", part.strip())
+        if number_key(plain) is not None:
+            return plain
+    return None
+
+
+def collect_format(file: Path) -> Iterator[Row]:
+    """Records of the JSON that the released code's `collect` writes: a model, and responses with
+    samples that hold extracted_answer.
+
+    The model's name is taken from the file's content, never made from its name. Errors: InputError
+    naming what is missing.
+    """
+    data = _json(file)
+    model = data.get("model") if isinstance(data, dict) else None
+    responses = data.get("responses") if isinstance(data, dict) else None
+    if not isinstance(model, str) or not isinstance(responses, list):
+        raise InputError(f"{file}: needs 'model', a name, and 'responses', a list")
+    for i, response in enumerate(responses):
+        where = f"{file}: responses[{i}]"
+        if not isinstance(response, dict):
+            raise InputError(f"{where} is no object")
+        qid = _first(response, "id", "question_id", "unique_id")
+        gold = _first(response, "reference_answer", "answer", "gold")
+        samples = response.get("samples")
+        if qid is None or gold is None or not isinstance(samples, list) or not samples:
+            raise InputError(f"{where} needs an id, a reference_answer and samples")
+        yield Row(model=model, qid=str(qid), gold=_final(str(gold)), samples=tuple(
+            _sample(f"{where}.samples[{j}]", one) for j, one in enumerate(samples)
+        ))  # fmt: skip
+
+
+def _sample(where: str, one: Any) -> Recorded:
+    if not isinstance(one, dict):
+        raise InputError(f"{where} is no object")
+    answer = one.get("extracted_answer")
+    text = _first(one, "response", "text", "content")
+    usage = one.get("usage") or {}
+    return Recorded(
+        text=None if text is None else str(text),
+        answer=None if answer in (None, "") else str(answer),
+        tokens_in=usage.get("prompt_tokens"),
+        tokens_out=usage.get("completion_tokens"),
+    )
+
+
+def _final(gold: str) -> str:
+    """GSM8K keeps the whole worked solution; what follows "####" is the answer."""
+    return gold.rpartition("####")[2].strip()
+
+
+def _first(row: dict[str, Any], *names: str) -> Any:
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file}: cannot be read as JSON: {error}") from error

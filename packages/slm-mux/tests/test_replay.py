@@ -1,0 +1,178 @@
+"""Records: read, imported, split and drawn; the methods on one draw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosslayer.errors import InputError
+from slm_mux.algorithm import slm_mux
+from slm_mux.baselines import pooled_vote, self_consistency, union, weighted_vote
+from slm_mux.extract import extractor
+from slm_mux.importers import champ, collect_format
+from slm_mux.records import Recorded, Row, Table, read_rows, split, table, write_rows
+from slm_mux.replay import MUX, ORACLE, drawn, order, replay
+
+NUMBER = extractor("number")
+KEYS = st.lists(st.sampled_from(["1", "2", "3", None]), min_size=3, max_size=3)
+
+
+def rows(questions: int = 40) -> list[Row]:
+    """ "good" is right on even questions and torn on odd ones, "sure" always says 7."""
+    made = []
+    for q in range(questions):
+        right = [str(q)] * 6 if q % 2 == 0 else [str(q), "0.5", str(q), "1.5", "2.5", str(q)]
+        for model, answers in (("good", right), ("sure", ["7"] * 6)):
+            samples = tuple(Recorded(text=f"So it is {a}", tokens_out=4) for a in answers)
+            made.append(Row(model=model, qid=f"q{q}", gold=str(q), samples=samples))
+    return made
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    file = tmp_path / "records.jsonl"
+    assert write_rows(rows(3), file) == 6
+    assert list(read_rows(file)) == rows(3)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"r\.jsonl:2: is no record: Invalid JSON"),
+        ('{"model": "m"}', r"r\.jsonl:2: is no record: qid: Field required"),
+        ('{"model":"m","qid":"q","gold":"1","samples":[]}', r"r\.jsonl:2: .*samples"),
+        ('{"model":"m","qid":"q","gold":"1","samples":[{"txt":"1"}]}', "samples.0.txt"),
+        ('{"model":"m","qid":"0","gold":"1","samples":[{}]}', "is line 1's already"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "r.jsonl"
+    first = Row(model="m", qid="0", gold="1", samples=(Recorded(answer="1"),))
+    file.write_text(first.to_json() + "\n" + line + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_rows(file)
+
+
+def test_different_questions_are_an_error_with_counts_never_silent() -> None:
+    uneven = rows(4)[:-1]
+    with pytest.raises(InputError, match="good 4, sure 3, 3 in common"):
+        table(uneven, NUMBER)
+    assert len(table(uneven, NUMBER, common=True).questions) == 3
+
+
+def test_a_gold_answer_that_cannot_be_read_is_an_error() -> None:
+    bad = [Row(model="m", qid="q", gold="yes", samples=(Recorded(answer="1"),))]
+    with pytest.raises(InputError, match="'yes' of question 'q'"):
+        table(bad, NUMBER)
+
+
+def test_a_split_never_shows_a_test_question_and_does_not_depend_on_others() -> None:
+    names = [f"q{i}" for i in range(50)]
+    validation, test = split(names, seed=1)
+    assert sorted(validation + test) == list(range(50))
+    assert split(names, 1) == (validation, test) != split(names, 2)
+    backwards, _ = split(names[::-1], 1)
+    assert {names[::-1][i] for i in backwards} == {names[i] for i in validation}
+
+
+def test_samples_are_drawn_without_replacement_and_a_larger_k_draws_the_same_and_more() -> None:
+    held = table(rows(), NUMBER)
+    assert sorted(order(held, "good", 3, 6, seed=5)) == list(range(6))
+    assert order(held, "good", 3, 2, seed=5) == order(held, "good", 3, 6, seed=5)[:2]
+    with pytest.raises(InputError, match="7 cannot be drawn without replacement"):
+        drawn(held, "good", 0, 7, seed=0)
+
+
+def test_replay_is_the_same_again_and_pairs_its_methods() -> None:
+    held = table(rows(), NUMBER)
+    first, again = replay(held, 3, range(4)), replay(held, 3, range(4))
+    for method in first.right:
+        assert (first.right[method] == again.right[method]).all()
+        assert first.asked[method].sum() == 4 * 20
+    # "sure" ties with "good" on even questions and is less accurate; on odd ones it wins.
+    assert first.accuracy(MUX) < first.accuracy("best, self-consistency of k=3")
+    assert first.accuracy("best, self-consistency of nk=6") > first.accuracy(MUX)
+    low, high = first.interval("best, self-consistency of k=3", MUX)
+    assert low > 0 and high < 1
+
+
+def test_equal_compute_is_shown_only_where_so_many_samples_are_recorded() -> None:
+    held = table(rows(), NUMBER)
+    assert not [name for name in replay(held, 4, [0]).right if "nk=" in name]
+
+
+@given(KEYS, KEYS, st.sampled_from(["1", "2"]))
+def test_the_union_of_modes_bounds_slm_mux(
+    one: list[str | None], two: list[str | None], gold: str
+) -> None:
+    samples = {"one": one, "two": two}
+    if slm_mux(samples, {"one": 0.4, "two": 0.6}).answer == gold:
+        assert union(samples, gold)
+
+
+def test_votes_worked_by_hand() -> None:
+    samples = {"one": ["A", "A", None], "two": ["B", "B", "B"], "three": ["A", "C", "D"]}
+    assert pooled_vote(samples) == "A"  # 3 to 3, and A comes first
+    assert weighted_vote(samples, {"one": 0.1, "two": 0.5, "three": 0.2}) == "B"
+    assert self_consistency([None, None, "C"]) == "C"
+    assert self_consistency([None]) is None
+    assert pooled_vote({"m": [None]}) is None
+
+
+def test_the_collect_format_is_read_with_the_number_after_the_marks(tmp_path: Path) -> None:
+    file = tmp_path / "org_name_with_underscores.json"
+    sample = {"response": "#### 4", "extracted_answer": "4"}
+    response = {"id": 1, "reference_answer": "2+2\n#### 4", "samples": [sample, {"response": "5"}]}
+    file.write_text(json.dumps({"model": "org/na_me", "responses": [response]}), "utf-8")
+    (row,) = collect_format(file)
+    assert (row.model, row.qid, row.gold) == ("org/na_me", "1", "4")
+    assert [s.answer for s in row.samples] == ["4", None]
+    file.write_text(json.dumps({"model": "m", "responses": [{"id": 1}]}), "utf-8")
+    with pytest.raises(InputError, match=r"responses\[0\] needs an id"):
+        list(collect_format(file))
+
+
+def test_champ_keeps_problems_with_one_number_and_the_prompts_that_give_nothing_away(
+    tmp_path: Path,
+) -> None:
+    from slm_mux.importers import PROMPTS
+
+    def conversations(text: str) -> dict[str, object]:
+        names = [*PROMPTS, "1/3 Soln", "Misleading C w/o H"]
+        return {f"PaLM 2|{name}": {"messages": [{"text": "?"}, {"text": text}]} for name in names}
+
+    problems = {
+        "P1": {"_answer": "239", "conversations": conversations("There are 239.")},
+        "P2": {"_answer": "2^(n-1)", "conversations": conversations("It is 2^(n-1).")},
+        "P3": {"_answer": "C(10, 5), or equivalently 252", "conversations": conversations("252")},
+    }
+    file = tmp_path / "v0.json"
+    file.write_text(json.dumps({"problems": problems}), "utf-8")
+    found = list(champ(file))
+    assert [(row.qid, row.gold, len(row.samples)) for row in found] == [
+        ("P1", "239", 8),
+        ("P3", "252", 8),
+    ]
+    file.write_text("[]", "utf-8")
+    with pytest.raises(InputError, match=r"is not CHAMP's v0\.json"):
+        list(champ(file))
+
+
+def test_the_oracle_is_never_below_any_method() -> None:
+    outcome = replay(table(rows(), NUMBER), 2, range(5))
+    assert outcome.accuracy(ORACLE) >= outcome.accuracy(MUX)
+
+
+def pool_of(held: Table) -> Table:
+    return held.pool(["good"])
+
+
+def test_a_pool_of_one_is_self_consistency_and_an_unknown_model_is_named() -> None:
+    held = table(rows(), NUMBER)
+    alone = replay(pool_of(held), 3, range(3))
+    assert alone.accuracy(MUX) == alone.accuracy("best, self-consistency of k=3")
+    with pytest.raises(InputError, match="did you mean 'good'"):
+        held.pool(["god"])
