@@ -240,8 +240,39 @@ def test_the_page_escapes_and_shows_everything(tmp_path: Path) -> None:
     for text in (found.to_html(), found._repr_html_()):
         assert "<script" not in text
         assert "&lt;script&gt;" in text
-    assert "http" not in found.to_html().replace("http-equiv", "")
+    page = found.to_html().replace("http-equiv", "").replace('"http://www.w3.org/2000/svg"', "")
+    assert "http" not in page
     assert "transform.flow.sparsity" in found.to_html()
+
+
+def test_the_figure_has_a_row_a_metric_at_its_relative_difference_with_its_interval(
+    tmp_path: Path,
+) -> None:
+    def run(name: str, factor: float) -> Path:
+        ends = (9.0 * factor, 12.0 * factor)
+        recorded = metric("x", 10.0 * factor, provenance="recorded", interval=ends, confidence=0.95)
+        others = [metric("still", 5.0), metric("none", 0.0), metric("faster", 4.0 / factor)]
+        return write_run(tmp_path / name, [recorded, *others])
+
+    found = cl.compare(run("a", 1.0), run("b", 1.25))
+    drawing = found.figure()
+    (axis,) = drawing.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["x", "faster"]
+    marks = {line.get_marker(): line for line in axis.lines}
+    assert list(marks["s"].get_xdata()) == [pytest.approx(0.25)]  # recorded
+    assert list(marks["^"].get_xdata()) == [pytest.approx(-0.2)]  # modelled
+    interval = found.metric("x").entries[1].ratio_interval
+    assert interval is not None
+    expected = [interval.low - 1, interval.high - 1]
+    assert list(marks["|"].get_xdata()) == pytest.approx(expected)
+    assert "1 unchanged, 1 that cannot be compared" in drawing.get_supxlabel()
+    names = [text.get_text() for text in drawing.legends[0].get_texts()]
+    assert names == ["b", "recorded", "modelled"]
+    assert found.to_html().count("<svg") == 1
+    assert found.to_html() == cl.compare(tmp_path / "a", tmp_path / "b").to_html()
+    assert (
+        cl.compare(tmp_path / "a", write_run(tmp_path / "c", [metric("y", 1.0)])).figure() is None
+    )
 
 
 def test_the_command_prints_tables_json_and_a_page(tmp_path: Path) -> None:

@@ -114,6 +114,12 @@ class Comparison(Shown):
                 )  # fmt: skip
         return data_frame(columns, rows)
 
+    def figure(self) -> Any:
+        """The relative differences as a matplotlib figure; None where nothing changes."""
+        from crosslayer.render.comparison_figure import draw_comparison
+
+        return draw_comparison(self)
+
     def to_html(self) -> str:
         """One page: no request leaves it, no script runs, all text is escaped."""
         from crosslayer.render.comparison import page

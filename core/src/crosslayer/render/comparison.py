@@ -72,13 +72,15 @@ def text_lines(comparison: Comparison) -> Iterator[str]:
 
 def page(comparison: Comparison) -> str:
     """The comparison as one HTML page in the style of a run's report."""
-    from crosslayer.render.html import MEANING, fill
+    from crosslayer.render.comparison_figure import comparison_svg
+    from crosslayer.render.html import MEANING, drawn, fill
 
     used = {e.metric.provenance for row in comparison.metrics for e in row.entries if e.metric}
     return fill(
         "comparison.html.j2",
         comparison=comparison,
         title=f"{comparison.baseline} against {', '.join(comparison.runs[1:])}",
+        figure=drawn(comparison_svg(comparison)),
         metrics=_for_a_page(_metrics(comparison)),
         others=list(sections(comparison))[1 + len(comparison.interactions) :],
         tables=[(table, _for_a_page(_interactions(table))) for table in comparison.interactions],

@@ -75,7 +75,7 @@ def draw(figure: Figure, *, caption: bool = True) -> matplotlib.figure.Figure:
     """The figure as matplotlib's, one row a panel; `caption` adds title, provenance and source."""
     from matplotlib.figure import Figure as Drawing
 
-    with _style():
+    with style():
         labels = _categories(figure)
         drawing = Drawing(figsize=(WIDTH_IN, _height(figure, labels)), layout="constrained")
         axes = drawing.subplots(len(figure.panels), sharex=True, squeeze=False)[:, 0]
@@ -94,18 +94,25 @@ def draw(figure: Figure, *, caption: bool = True) -> matplotlib.figure.Figure:
 
 def to_svg(figure: Figure, *, caption: bool = True) -> str:
     """The figure as one `<svg>` element: the same text every time, own ids, nothing external."""
+    drawing = draw(figure, caption=caption)
+    return as_svg(drawing, identity=figure.to_json(), label=figure.title)
+
+
+def as_svg(drawing: matplotlib.figure.Figure, *, identity: str, label: str) -> str:
+    """A drawing as one `<svg>` element. identity: equal drawings have equal ones, others others;
+    its ids come of it. label: what a screen reader says.
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    drawing = draw(figure, caption=caption)
     written = io.StringIO()
-    with _style():
+    with style():
         FigureCanvasSVG(drawing).print_svg(written, metadata={"Date": None})
-    prefix = "f" + hashlib.sha256(figure.to_json().encode()).hexdigest()[:8]
-    return embeddable(written.getvalue(), prefix=prefix, label=shorten(figure.title, 300))
+    prefix = "f" + hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return embeddable(written.getvalue(), prefix=prefix, label=shorten(label, 300))
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Our settings over matplotlib's defaults, whatever a matplotlibrc says; undone at the end."""
     import matplotlib
 

@@ -47,7 +47,7 @@ def render(
         pairs=pairs,
         groups=_grouped(number_rows(rest)),
         tables=[table_view(table) for table in report.tables],
-        figures=[(figure, _drawing(to_svg(figure, caption=False))) for figure in report.figures],
+        figures=[(figure, drawn(to_svg(figure, caption=False))) for figure in report.figures],
         legend=[(name, MEANING[name]) for name in MEANING if name in _used(report)],
         wall_clock=any(metric.wall_clock for metric in report.metrics)
         or any(table.wall_clock for table in report.tables),
@@ -82,7 +82,7 @@ def _part(name: str) -> str:
     return (resources.files("crosslayer.render") / name).read_text(encoding="utf-8")
 
 
-def _drawing(svg: str) -> Markup:
+def drawn(svg: str) -> Markup:
     """Our own renderer's SVG, whose text is escaped already."""
     from markupsafe import Markup
 

@@ -134,8 +134,10 @@ def _table(table: Table) -> str:
 
 def _comparison(comparison: Comparison) -> str:
     from crosslayer.render.comparison import sections
+    from crosslayer.render.comparison_figure import comparison_svg
 
     parts = [title(f"{comparison.baseline} against {', '.join(comparison.runs[1:])}")]
+    parts.append(comparison_svg(comparison))
     for section in sections(comparison):
         rows = [[text(cell) for cell in row] for row in section.rows[:SHOWN_ROWS]]
         parts.append(f'<div style="margin-top:0.8em"><b>{text(section.title)}</b></div>')
