@@ -1,8 +1,8 @@
 """What `cpu-local` predicts beside what the same steps take here: SmolLM2, and a model of another
 shape with random weights.
 
-The calibration is measured anew, before the models. With `--write` the numbers go into the README
-beside this file.
+Several runs, each with a calibration of its own before the models; all of them are shown. With
+`--write` the numbers go into the README beside this file.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import argparse
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from readme import markdown_table, write_section
 
-from crosslayer.accelerators.cpu_calibration import CpuCalibration
+from crosslayer.accelerators.cpu_calibration import write
 from crosslayer.accelerators.cpu_local import CpuLocal
 from crosslayer.accelerators.cpu_measure import measure
 from crosslayer.accelerators.cpu_params import CpuLocalParams
@@ -31,7 +30,7 @@ from crosslayer.models.smollm2 import smollm2
 from crosslayer.progress import progress_for
 from crosslayer.step_time import StepTime
 
-REPEATS, OUTPUT = 7, 8
+RUNS, REPEATS, OUTPUT = 3, 7, 8
 PROMPTS = {32: False, 128: True, 512: True}  # whether decode after it is shown
 WIDE = {
     "model_type": "llama", "vocab_size": 8192, "hidden_size": 1536, "intermediate_size": 4096,
@@ -41,59 +40,66 @@ WIDE = {
 
 
 def compared(model: ModelArtifact, cpu: CpuLocal, context: RunContext) -> Iterator[list[str]]:
-    """Rows of step, measured, best, worst, predicted, error; times in ms."""
+    """A step and its best, median, predicted time in ms, and error."""
     stack = Stack((Instance(model.spec.name, model, cpu),))
     for prompt, decode in PROMPTS.items():
         timing = StepTime(
             StepTimeParams(prompt_tokens=prompt, output_tokens=OUTPUT, repeats=REPEATS)
         )
         report = timing.compare(timing.evaluate(stack, context), stack)
-        for row in report.table("step_time").rows:
-            if row[0] == "decode" and not decode:
+        table = report.table("step_time")
+        for row in table.rows:
+            at = dict(zip((column.name for column in table.columns), row, strict=True))
+            if at["step"] == "decode" and not decode:
                 continue
-            what = f"prefill {prompt}" if row[0] == "prefill" else f"decode at {prompt}"
-            times = [f"{1e3 * float(cell):.1f}" for cell in row[5:9]]  # type: ignore[arg-type]
-            yield [what, *times, f"{100 * float(row[9]):+.1f} %"]  # type: ignore[arg-type]
+            what = f"prefill {prompt}" if at["step"] == "prefill" else f"decode at {prompt}"
+            times = [f"{1e3 * float(at[name]):.1f}" for name in ("best", "median", "predicted")]  # type: ignore[arg-type]
+            yield [what, *times, f"{100 * float(at['error']):+.1f} %"]  # type: ignore[arg-type]
 
 
-def drift(first: CpuCalibration, second: CpuCalibration) -> float:
-    """How much longer fp32 products took in the second, by the geometric mean of the cells."""
-    grids = [np.asarray(found.products[0].seconds) for found in (first, second)]
-    rows = min(len(grid) for grid in grids)
-    return float(np.exp(np.log(grids[1][:rows] / grids[0][:rows]).mean()) - 1)
+def one_run(models: Sequence[ModelArtifact], threads: int, folder: Path) -> list[list[list[str]]]:
+    """A row about the run and its calibration, and the rows of each model."""
+    load, progress = os.getloadavg()[0], progress_for()
+    cpu = CpuLocal(CpuLocalParams(calibration_file=folder / "calibration.json"))
+    found = measure(threads)
+    write(folder / "calibration.json", found)
+    context = RunContext(0, folder, progress, threads=threads)
+    about = [f"{load:.1f}", f"{found.took_s:.1f} s", f"{found.disagreement:.0%}"]
+    return [[about], *(list(compared(model, cpu, context)) for model in models)]
 
 
 def main() -> None:
     """Prints the tables; with --write also into the README."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--write", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--threads", type=int, default=allowed_cores(), help="default: all cores")
     arguments = parser.parse_args()
-    load, threads, progress = os.getloadavg()[0], allowed_cores(), progress_for()
+    threads = arguments.threads
     limit_threads(threads)
-    cpu = CpuLocal(CpuLocalParams(calibrate="always"))
-    cpu.identity(progress)
-    head = ("step", "measured", "best", "worst", "predicted", "error")
-    parts = []
+    models = (smollm2(LiveParams()), random_model(WIDE))
     with tempfile.TemporaryDirectory() as folder:
-        context = RunContext(0, Path(folder), progress, threads=threads)
-        for model in (smollm2(LiveParams()), random_model(WIDE)):
-            spec = model.spec
-            shape = f"{len(spec.blocks) - 2} layers, hidden {spec.hidden}"
-            title = f"{spec.name}: {spec.parameters / 1e6:.0f} M parameters, {shape}"
-            table = markdown_table(head, list(compared(model, cpu, context)))
-            parts.append(f"### {title}\n\n{table}")
-    found, again = cpu.calibration, measure(threads)
+        runs = [one_run(models, threads, Path(folder)) for _ in range(RUNS)]
+    head = ("run", "load before", "calibration took", "its repeats differ by")
+    rows = [[str(i), *run[0][0]] for i, run in enumerate(runs, start=1)]
+    parts = [markdown_table(head, rows)]
+    for place, model in enumerate(models, start=1):
+        spec = model.spec
+        shape = f"{len(spec.blocks) - 2} layers, hidden {spec.hidden}"
+        title = f"{spec.name}: {spec.parameters / 1e6:.0f} M parameters, {shape}"
+        rows = [
+            [step[0], str(i), *step[1:]]
+            for steps in zip(*(run[place] for run in runs), strict=True)
+            for i, step in enumerate(steps, start=1)
+        ]
+        table = markdown_table(("step", "run", "best", "median", "predicted", "error"), rows)
+        parts.append(f"### {title}\n\n{table}")
     text = f"""
-*measured* and *modelled* on {platform.machine()}, {threads} cores,
-Python {platform.python_version()}, torch {version("torch")}: times in ms, medians of
-{REPEATS} repeats, the best and the worst; one sequence, fp32. Decode: {OUTPUT} single tokens.
-Calibration: {found.took_s:.1f} s, repeats differ by {found.disagreement:.0%}; in a second one,
-after the models, products took {drift(found, again):+.0%}.
-Load average of the machine before: {load:.1f}.
+*measured* and *modelled* on {platform.machine()}, threads: {threads},
+Python {platform.python_version()}, torch {version("torch")}: times in ms; the error is
+of the prediction against the best of {REPEATS} repeats; one sequence, fp32. Decode: {OUTPUT} single
+tokens.
 
-{parts[0]}
-
-{parts[1]}"""
+""" + "\n\n".join(parts)
     print(text)
     if arguments.write:
         write_section("cpu-local", text)

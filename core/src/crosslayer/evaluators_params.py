@@ -63,7 +63,7 @@ class StepTimeParams(BaseModel):
         8, ge=1, le=100_000, description="Decode steps after it; their mean is one repeat."
     )
     repeats: int = Field(
-        5, ge=1, le=1000, description="Repeats, whose median counts; one more warms up."
+        5, ge=1, le=1000, description="Repeats, the best of which counts; one more warms up."
     )
     instance: str | None = Field(
         None, description="Name of the instance to time; left out: the only one."

@@ -18,7 +18,7 @@ from crosslayer.errors import InputError
 from crosslayer.machine import allowed_cores, installed_version, machine_facts
 from crosslayer.places import cache_dir
 
-FORMAT = 1  # of the file: a calibration of another format is not used
+FORMAT = 2  # of the file: a calibration of another format is not used
 LEAST_S = 1e-9  # a time that noise made zero or less counts as this
 
 
@@ -81,8 +81,9 @@ class CpuCalibration(Value):
     """Times of this machine's CPU with one library at one number of threads.
 
     call_s: overhead of the smallest product. elementwise: over elements, by kind of op.
-    prefill_attention: over FLOPs; decode_attention: over bytes of K and V read, in fp32; scan_step:
-    one token of a recurrence, over state elements. disagreement: how far the median of the repeats
+    depthwise: 1-D convolutions, over multiplications. prefill_attention: over FLOPs;
+    decode_attention: over bytes of K and V read, in fp32; scan_step: one token of a recurrence,
+    over state elements. disagreement: how far the median of the repeats
     lies above the best one, in the median cell.
     """
 
@@ -102,6 +103,7 @@ class CpuCalibration(Value):
     call_s: float = Field(ge=0)
     products: tuple[ProductGrid, ...] = Field(min_length=1)
     elementwise: tuple[Curve, ...] = Field(min_length=1)
+    depthwise: Curve
     prefill_attention: Curve
     decode_attention: Curve
     scan_step: Curve

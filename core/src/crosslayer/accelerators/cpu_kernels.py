@@ -13,6 +13,7 @@ import numpy as np
 
 WIDTH = 1024  # of a row of an elementwise op
 HEADS, KV_HEADS, HEAD = 8, 2, 64  # of the attention that is timed
+TAPS = 4  # of the depthwise convolution, on WIDTH channels
 KV_TOKEN_BYTES = 2 * KV_HEADS * HEAD * 4
 Call = Callable[[int], Any]  # the i-th call takes other operands than the one before
 
@@ -111,6 +112,14 @@ class TorchKernels:
         run = self._op(function)
         return lambda i: run(a, b)
 
+    def depthwise(self, positions: int) -> Call:
+        """A causal depthwise 1-D convolution of so many output positions."""
+        torch = self._torch
+        x, w = torch.ones(1, WIDTH, positions + TAPS - 1), torch.ones(WIDTH, 1, TAPS)
+        conv = torch.nn.functional.conv1d
+        run = self._op(lambda x, w: conv(x, w, groups=WIDTH))
+        return lambda i: run(x, w)
+
     def prefill_attention(self, tokens: int) -> Call:
         """Causal attention of one sequence onto itself."""
         torch = self._torch
@@ -194,6 +203,12 @@ class NumpyKernels:
             "add": lambda i: a + a,
         }
         return calls[kind]
+
+    def depthwise(self, positions: int) -> Call:
+        """As TorchKernels.depthwise: a multiplication and an addition a tap."""
+        x = np.ones((WIDTH, positions), np.float32)
+        w = x[:, :1]
+        return lambda i: sum((x * w for _ in range(TAPS - 1)), x * w)
 
     def prefill_attention(self, tokens: int) -> Call:
         """As TorchKernels.prefill_attention."""

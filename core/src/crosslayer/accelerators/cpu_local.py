@@ -48,8 +48,8 @@ class CpuLocal:
         return self._calibrated(None)
 
     def supports(self, op: Op) -> bool:
-        """Everything that computes; there is no other device to talk to."""
-        return not isinstance(op, ops.Collective)
+        """What eager code has a call for, or a loop that says what it costs."""
+        return _refusal(op) is None
 
     def describe(self) -> HardwareSpec:
         """What the calibration found; a note alone where there is none: this measures nothing."""
@@ -81,7 +81,7 @@ class CpuLocal:
         )  # fmt: skip
 
     def estimate(self, op: Op) -> Cost:
-        """Cost of one op. Errors: UnsupportedOp for a collective; InputError with calibrate =
+        """Cost of one op. Errors: UnsupportedOp, see `supports`; InputError with calibrate =
         "never" and no calibration.
         """
         seconds, flops, moved, bound = self._estimate(op)
@@ -95,8 +95,9 @@ class CpuLocal:
 
     def _estimate(self, op: Any) -> tuple[Any, Any, Any, Any]:
         kind = ops.op_type(op)
-        if kind is ops.Collective:
-            raise UnsupportedOp(f"{NAME} is one device and prices no Collective")
+        refusal = _refusal(op)
+        if refusal is not None:
+            raise UnsupportedOp(f"{NAME} {refusal}")
         found = self._calibrated(None)
         form = self.compute_format(op)
         flops, moved = ops.flops(op), ops.moved_bytes(_in_format(op, form))
@@ -105,8 +106,6 @@ class CpuLocal:
         elif kind is ops.Conv2d and op.groups == 1:
             taps = op.kernel_h * op.kernel_w * op.in_channels
             seconds, calls = self._product(form, op.positions, taps * op.out_channels, 1)
-        elif kind is ops.CircularConvolution:  # a product with a circulant matrix each
-            seconds, calls = self._product(form, op.vectors, op.dim * op.dim, op.vectors)
         else:
             seconds, calls = _by_curve(found, op), 1
         # what bounds it: most of the time is overhead, or moving its bytes, or arithmetic
@@ -165,7 +164,7 @@ def _stored(params: CpuLocalParams) -> CpuCalibration | None:
 
 def _measured(params: CpuLocalParams, progress: Progress) -> CpuCalibration:
     """Measure, say so, and keep it if its repeats agree; one process at a time."""
-    from crosslayer.accelerators.cpu_measure import DISTURBED, WILD, measure
+    from crosslayer.accelerators.cpu_measure import WILD, measure
     from crosslayer.filelock import exclusive
 
     threads = cpu_calibration.threads_now()
@@ -180,17 +179,34 @@ def _measured(params: CpuLocalParams, progress: Progress) -> CpuCalibration:
         spread = f"repeats differ by {found.disagreement:.0%}"
         if found.disagreement > WILD:
             progress.say(
-                f"{NAME}: {spread}, something else is running; their best is used this once and "
-                "not stored"
+                f"{NAME}: {spread}, something else is running; it is used this once and not stored"
             )
             return found
-        counts = "their best counts" if found.disagreement > DISTURBED else "their median counts"
-        progress.say(f"{NAME}: calibrated in {found.took_s:.1f} s, {spread}, {counts}")
+        progress.say(f"{NAME}: calibrated in {found.took_s:.1f} s, {spread}, the best count")
         try:
             cpu_calibration.write(path, found)
         except OSError as error:
             progress.say(f"{NAME}: {path} cannot be written ({error.strerror or error})")
     return found
+
+
+def _refusal(op: Any) -> str | None:
+    """Why an op has no price here; None if it has one."""
+    kind = ops.op_type(op)
+    if kind is ops.Collective:
+        return "is one device and prices no Collective"
+    if kind is ops.CircularConvolution:
+        return (
+            "prices no CircularConvolution: whether code gathers a matrix or takes an FFT decides"
+        )
+    if kind is ops.SelectiveScan and op.heads is not None:
+        return (
+            "prices no scan with heads (Mamba-2): eager code computes it in chunks, filled up to a"
+            " size that no op says"
+        )
+    if kind is ops.Conv2d and op.groups > 1 and op.kernel_h > 1:
+        return "prices no grouped convolution of a picture: only 1-D ones are calibrated"
+    return None
 
 
 def _by_curve(found: CpuCalibration, op: Any) -> Any:
@@ -204,9 +220,8 @@ def _by_curve(found: CpuCalibration, op: Any) -> Any:
         sequences = np.maximum(op.sequences, 1)
         steps = np.maximum(op.tokens / sequences, 1)
         return steps * found.scan_step.at(sequences * op.channels * op.state)
-    if kind is ops.Conv2d:  # grouped: a multiplication and an addition a tap
-        taps = op.kernel_h * op.kernel_w * op.in_channels / op.groups
-        return _elementwise(found, "add").at(op.positions * op.out_channels * taps)
+    if kind is ops.Conv2d:  # 1-D and grouped
+        return found.depthwise.at(ops.flops(op) / 2)
     names = {curve.name for curve in found.elementwise}
     like = op.kind if op.kind in names else "add" if op.reads > 1 else "silu"
     extra = np.maximum(op.reads / (2 if like in ("add", "silu_gate") else 1), 1)

@@ -1,5 +1,7 @@
-"""Times this machine's CPU for the `cpu-local` accelerator: at most so many seconds, medians of
+"""Times this machine's CPU for the `cpu-local` accelerator: at most so many seconds, the best of
 repeats after a warm-up, in passes that lie apart, so that what disturbs one leaves the others.
+
+The best, because whatever else the machine does only ever adds time.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from crosslayer.accelerators.cpu_kernels import (
     HEAD,
     HEADS,
     KV_TOKEN_BYTES,
+    TAPS,
     WIDTH,
     Call,
     NumpyKernels,
@@ -24,14 +27,15 @@ from crosslayer.accelerators.cpu_kernels import (
 )
 from crosslayer.machine import installed_version, machine_facts
 
-# How far the median lies above the best repeat, in the median cell. What else a machine does only
-# ever adds time, so beyond DISTURBED the best repeats count; beyond WILD nothing is kept.
-DISTURBED, WILD = 0.10, 0.25
+# How far the median of the repeats lies above the best one, in the median cell: beyond it even the
+# best are not to be trusted, and nothing is kept.
+WILD = 0.25
 # What matters most comes first: a slow machine, or a short calibration, leaves out the rest.
 ROWS = (1, 64, 16, 256, 4, 1024, 2)
 SIDES = (128, 512, 2048)
 ELEMENTS = (1 << 10, 1 << 18, 1 << 14, 1 << 22)
 KINDS = ("norm", "rope", "embedding", "silu_gate", "silu", "add")
+POSITIONS = (4, 1024, 64, 256)
 PROMPTS = (16, 256, 64, 1024)
 CONTEXTS = (64, 4096, 512, 16384)
 STATES = (1 << 12, 1 << 16, 1 << 20)
@@ -40,7 +44,7 @@ USEFUL = 0.5  # of fp32's rate: an integer product slower than this is nothing a
 SAMPLE_S = 0.003  # one repeat loops a short call for about so long
 PASSES, REPEATS = 3, 5  # passes over everything; repeats in one, at most
 WARM_S = 0.02  # a call longer than that is warm after one
-CELLS = 80  # about so many things are timed
+CELLS = 84  # about so many things are timed
 
 
 Samples = dict[tuple[Any, ...], list[float]]  # of one call, by what was called
@@ -59,7 +63,11 @@ class _Timer:
         return self.clock() + needed_s > self.deadline
 
     def time(self, what: tuple[Any, ...], call: Call) -> float:
-        """Adds samples of a call, warmed up; seconds of the best."""
+        """Adds samples of a call, warmed up; seconds of the best. None are added to those that an
+        earlier pass left where this pass has no time left.
+        """
+        if what in self.samples and self.late(min(self.samples[what])):
+            return min(self.samples[what])
         start = self.clock()
         call(0)
         once = self.clock() - start
@@ -100,8 +108,6 @@ def measure(
 ) -> CpuCalibration:
     """Calibrate with torch if it is installed, else NumPy, in `seconds` at most, on a machine that
     does nothing else.
-
-    Where repeats disagree (`disagreement` > DISTURBED) the best of them count, not the medians.
     """
     use_torch = library == "torch" or (library is None and find_spec("torch") is not None)
     if use_torch:
@@ -129,6 +135,7 @@ def measure(
         products=[_grid(chosen, form) for form in kernels.formats if (form, ROWS[0], SIDES[0])
                   in chosen],
         elementwise=[_curve(chosen, ("elementwise", kind), float) for kind in KINDS],
+        depthwise=_curve(chosen, ("depthwise",), lambda n: n * WIDTH * TAPS),
         prefill_attention=_curve(chosen, ("prefill",), prefill_flops),
         decode_attention=_curve(chosen, ("decode",), lambda tokens: tokens * KV_TOKEN_BYTES),
         scan_step=_curve(chosen, ("scan",), float),
@@ -136,12 +143,9 @@ def measure(
 
 
 def settled(samples: Samples) -> tuple[float, dict[tuple[Any, ...], float]]:
-    """How far repeats disagree, and the seconds that count of each call: the median of its repeats,
-    or the best of them if they disagree.
-    """
+    """How far repeats disagree, and the seconds that count of each call: its best repeat."""
     spread = statistics.median(statistics.median(s) / min(s) - 1 for s in samples.values())
-    choose = min if spread > DISTURBED else statistics.median
-    return spread, {what: max(choose(s), LEAST_S) for what, s in samples.items()}
+    return spread, {what: max(min(s), LEAST_S) for what, s in samples.items()}
 
 
 def prefill_flops(tokens: int) -> float:
@@ -165,6 +169,7 @@ def _time_everything(
             ELEMENTS,
             lambda n, kind=kind: kernels.elementwise(kind, n // WIDTH),
         )
+    timer.curve(("depthwise",), POSITIONS, kernels.depthwise)
     timer.curve(("prefill",), PROMPTS, kernels.prefill_attention)
     timer.curve(("decode",), CONTEXTS, kernels.decode_attention)
     timer.curve(("scan",), STATES, kernels.scan_step)
