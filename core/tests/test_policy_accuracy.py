@@ -12,6 +12,7 @@ from chat_server import ChatServer
 from toy_serving import Vote
 
 from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sample, Usage
+from crosslayer.contracts.report import Report
 from crosslayer.contracts.serving import Pool, PoolMember
 from crosslayer.discovery import discover
 from crosslayer.errors import InputError
@@ -293,6 +294,37 @@ def test_a_pipeline_measures_an_endpoint_and_replays_it_offline(
     third = run(locked, registry=registry, runs_dir=tmp_path / "third")
     assert third.report.metrics == again.report.metrics
     assert [step.cached for step in third.steps] == [True]
+
+
+def test_what_an_endpoint_said_comes_from_the_cache_only_if_recorded_and_says_when(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("TOY_KEY", SECRET)
+    questions(tmp_path / "q.jsonl", SUMS)
+    with ChatServer(secret=SECRET) as server:
+
+        def asked(text: str) -> tuple[int, Report]:
+            before = len(server.seen)
+            (tmp_path / "p.toml").write_text(text)
+            done = run(tmp_path / "p.toml", registry=registry, runs_dir=tmp_path / "runs")
+            assert done.steps[-1].cached == (len(server.seen) == before)
+            return len(server.seen) - before, done.report
+
+        once = ENDPOINT.format(address=server.base_url)
+        sent, fresh = asked(once)
+        assert sent == 12
+        assert not [note for note in fresh.notes if "cache" in note]
+        sent, kept = asked(once)
+        assert sent == 0
+        assert kept.metrics == fresh.metrics
+        assert "from the step cache: large answered until 20" in kept.notes[-1]
+        assert "recorded in calls.jsonl" in (tmp_path / "runs/p/report.html").read_text()
+        always = once.replace('use = "openai"', 'use = "openai"\nask = "always"')
+        unrecorded = once.replace("max_tokens = 8", "max_tokens = 8, record = false")
+        assert always != once != unrecorded
+        for text in (always, unrecorded):
+            assert [asked(text)[0], asked(text)[0]] == [12, 12]
 
 
 def test_a_pipeline_asks_its_live_model(registry: Registry, tmp_path: Path) -> None:

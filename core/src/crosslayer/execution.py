@@ -305,7 +305,9 @@ class Execution:
             report: Report = serve(stack, requests, context)
             return report
 
-        self.steps.report(f"simulate {table.step}", table.step, key, simulate)
+        self.steps.report(
+            f"simulate {table.step}", table.step, key, simulate, outside=_outside(stack)
+        )
 
     def _evaluate(
         self,
@@ -352,8 +354,13 @@ class Execution:
         compare = getattr(evaluator, "compare", None)
         self.steps.report(
             label, part.name, key, lambda context: evaluator.evaluate(stack, context),
-            compare and (lambda report: compare(report, whole)),
+            compare and (lambda report: compare(report, whole)), _outside(stack),
         )  # fmt: skip
+
+
+def _outside(stack: Stack) -> dict[str, Any]:
+    """The members whose answers come from outside and may differ the next time."""
+    return {name: one for name, one in stack.backends.items() if getattr(one, "outside", False)}
 
 
 def _has_live(made: ModelArtifact) -> Any:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from crosslayer.rundir import slug
 from crosslayer.stepcache import StepCache, sha256_file
 
 T = TypeVar("T")
+RECORDING = "calls"  # the written file of a report from which its calls can be replayed
 
 
 class Steps:
@@ -39,15 +41,40 @@ class Steps:
     def report(
         self, label: str, name: str, key: str, make: Callable[[RunContext], Report],
         after: Callable[[Report], Report] | None = None,
+        outside: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """A step whose result is a report; its files are named from its own output folder. after:
-        what becomes of the result, cached or not, which is not cached itself.
+        what becomes of the result, cached or not, which is not cached itself. outside: endpoints
+        that it may ask, by name. If it did, its result is kept only with a recording of the calls,
+        and says when they were made.
         """
-        made, output = self.cached(
-            label, key, make,
-            lambda report, _: {"report": report.to_json()},
-            lambda body, _: Report.from_json(body["report"]),
-        )  # fmt: skip
+        endpoints = outside or {}
+        before = {name: one.usage().attempts for name, one in endpoints.items()}
+
+        def asked() -> list[str]:
+            return [name for name, one in endpoints.items() if one.usage().attempts > before[name]]
+
+        def keep(report: Report) -> bool:
+            recorded = any(file.name == RECORDING for file in report.files)
+            always = any(getattr(endpoints[name], "asks_always", False) for name in asked())
+            return not asked() or (recorded and not always)
+
+        def dump(report: Report, _: Path) -> dict[str, Any]:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            return {"report": report.to_json(), "asked": asked(), "asked_at": when}
+
+        def load(body: Mapping[str, Any], _: Path) -> Report:
+            report = Report.from_json(body["report"])
+            if not body["asked"]:
+                return report
+            note = (
+                f"{label} is from the step cache: {', '.join(body['asked'])} answered until"
+                f' {body["asked_at"]}, recorded in {RECORDING}.jsonl; ask = "always" asks anew.'
+            )
+            self.progress.say(note)
+            return report.replace(notes=(*report.notes, note))
+
+        made, output = self.cached(label, key, make, dump, load, keep)
         if after is not None:
             with naming(label):
                 made = after(made)
@@ -77,8 +104,11 @@ class Steps:
         make: Callable[[RunContext], T],
         dump: Callable[[T, Path], dict[str, Any]],
         load: Callable[[Mapping[str, Any], Path], T],
+        keep: Callable[[T], bool] = lambda _: True,
     ) -> tuple[T, Path]:
-        """The step's result, from the cache if it is there, and its output folder."""
+        """The step's result, from the cache if it is there, and its output folder. keep: whether a
+        result that was made goes into the cache.
+        """
         output = self._output(label)
         found = self._known(label, key, load, output)
         if found is None:
@@ -88,7 +118,8 @@ class Steps:
                     context = self.context(output)
                     with self.step(label):
                         made = make(context)
-                        self.cache.put(key, dump(made, output), output)
+                        if keep(made):
+                            self.cache.put(key, dump(made, output), output)
                     return made, output
         return found[0], output
 

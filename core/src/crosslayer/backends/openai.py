@@ -51,8 +51,11 @@ class OpenAIBackend:
     InputError where its variable is not set, DependencyError without the client.
     """
 
+    outside = True  # nobody knows that it says the same the next time
+
     def __init__(self, params: OpenAIParams) -> None:
         self.params = params
+        self.asks_always = params.ask == "always"
         self.model = params.model
         self._usage: dict[str, int] = dict.fromkeys(Usage.model_fields, 0)
         self._jitter = random.Random()  # waits are no results: processes must not wait in step

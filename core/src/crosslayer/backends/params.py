@@ -32,6 +32,11 @@ class OpenAIParams(_Params):
     longest_wait_s: float = Field(
         60, ge=0, le=3600, description="Longest wait; an endpoint that asks for more is given up."
     )
+    ask: Literal["once", "always"] = Field(
+        "once",
+        description="once: a step that recorded its calls may come from the step cache, and says "
+        "when they were made. always: every run asks.",
+    )
     concurrency: int = Field(16, ge=1, le=4096, description="Requests at one time.")
     limit_key: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="What the endpoint calls the limit of a sample's tokens."
