@@ -20,10 +20,15 @@ FAILS = {"429": 1, "500": 2, "drop": 1, "cut": 1, "half": 1, "nousage": 1}
 
 
 class ChatServer:
-    """`with ChatServer() as server:`; base_url; seen: every request's body; peak: most at once."""
+    """`with ChatServer() as server:`; base_url; seen: every request's body; peak: most at once.
 
-    def __init__(self, delay_s: float = 0.0, secret: str | None = None) -> None:
+    hold: so many requests are answered only when all of them are there.
+    """
+
+    def __init__(self, delay_s: float = 0.0, secret: str | None = None, hold: int = 0) -> None:
         self.delay_s, self.secret = delay_s, secret
+        self.held = threading.Barrier(hold) if hold else None
+        self.hold = hold
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: dict[str, list[float]] = {}
@@ -85,7 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
             owner.came[key] += 1
             failing = owner.came[key] <= FAILS.get(fault, 0)
             refused = len(owner.seen) > MOST_REQUESTS
+            held = owner.held if len(owner.seen) <= owner.hold else None
         try:
+            if held is not None:
+                held.wait(30)
             time.sleep(owner.delay_s * (3 if fault == "slow" else 1))
             if refused:
                 self._send(400, {"error": {"message": "too many requests for one test"}})

@@ -42,6 +42,19 @@ def log(line: str) -> None:
         file.write(f"{line}\n")
 
 
+def alive(log: Path) -> list[str]:
+    """Numbers of the processes that were started with this log in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"SWEEP_LOG={log}".encode() in environment.split(b"\0"):
+            found.append(process.name)
+    return found
+
+
 class MarkParams(_Params):
     value: float = Field(0.5, ge=0, le=1, description="What it is marked with.")
     wait_s: float = Field(0.0, ge=0, description="How long it takes.")

@@ -51,12 +51,15 @@ def session() -> list[Prompt]:
 
 
 def test_64_calls_to_a_faulty_endpoint_are_counted_retried_ordered_and_replayed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = session()
     finished: list[int] = []
     file = tmp_path / "calls.jsonl"
-    with ChatServer(delay_s=0.02) as server, Recorder(backend(server), file) as recorder:
+    with (
+        ChatServer(delay_s=0.02, hold=64) as server,
+        Recorder(backend(server, concurrency=64), file) as recorder,
+    ):
         made = recorder.generate(asked, lambda i, _: finished.append(i))
         usage = recorder.usage()
         sent, peak, times = len(server.seen), server.peak, dict(server.times)
@@ -64,7 +67,13 @@ def test_64_calls_to_a_faulty_endpoint_are_counted_retried_ordered_and_replayed(
     assert usage.attempts == sent == 64 + retries
     assert (usage.samples, usage.retries, usage.failed) == (64, retries, 0)
     assert usage.output_tokens == sum(one.samples[0].tokens for one in made)
-    assert 1 < peak <= 16  # as many slots as there are, and no more
+    assert usage.prompt_tokens == 64 * 3
+    assert peak == 64  # all at once
+    tries = {key: len(at) for key, at in times.items()}
+    assert tries == {
+        f"{one.messages[0].content} {i}": 1 + FAILS.get(FAULTS[i % 8], 0)
+        for i, one in enumerate(asked)
+    }
 
     for i, (question, one) in enumerate(zip(asked, made, strict=True)):
         words = said(question.messages[0].content, i).split(" ")
@@ -83,13 +92,28 @@ def test_64_calls_to_a_faulty_endpoint_are_counted_retried_ordered_and_replayed(
     assert len(waits) == 8
     assert min(waits) >= 0.1
 
-    # The server is gone; every byte is the same.
+    # The server is gone, and so is every other; every byte is the same.
+    def offline(*_: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr("socket.socket.connect", offline)
     replayed = ReplayBackend(file).generate(asked)
     assert [one.to_json() for one in replayed] == [one.to_json() for one in made]
     again = tmp_path / "again.jsonl"
     with Recorder(ReplayBackend(file), again) as copying:
         copying.generate(asked)
+    # as they ended, and as they were asked
     assert sorted(again.read_bytes().splitlines()) == sorted(file.read_bytes().splitlines())
+    third = tmp_path / "third.jsonl"
+    with Recorder(ReplayBackend(again), third) as copying:
+        copying.generate(asked)
+    assert third.read_bytes() == again.read_bytes()
+
+
+def test_no_more_requests_are_sent_at_once_than_are_allowed() -> None:
+    with ChatServer(delay_s=0.02, hold=3) as server:
+        backend(server, concurrency=3).generate([prompt("ok: x", seed=i) for i in range(12)])
+        assert server.peak == 3
 
 
 def test_a_call_says_what_was_asked_and_nothing_more(server: ChatServer) -> None:

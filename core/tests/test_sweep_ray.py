@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_parts import PIPELINE, registry
+from sweep_parts import PIPELINE, alive, registry
 
 import crosslayer as cl
 
@@ -36,7 +36,6 @@ def test_a_cluster_of_two_nodes_gives_the_same_results_and_both_nodes_work(
         "node_ip_address": "127.0.0.1",
         "object_store_memory": 80 << 20,
     }
-    before = _ray_processes()
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         cluster.add_node(**node)
@@ -46,10 +45,12 @@ def test_a_cluster_of_two_nodes_gives_the_same_results_and_both_nodes_work(
             runs_dir=tmp_path / "ray", **options,
         )  # fmt: skip
         assert not ray.is_initialized()
+        assert cluster.address.startswith("127.0.0.1:")
+        assert len(alive(tmp_path / "log")) >= 4  # two nodes, their head, and whatever else
     finally:
         cluster.shutdown()
     until = time.monotonic() + 10
-    while _ray_processes() - before:
+    while alive(tmp_path / "log"):
         assert time.monotonic() < until, "Ray left processes"
         time.sleep(0.1)
     assert there.exit_code == 0
@@ -69,16 +70,3 @@ def test_a_cluster_of_two_nodes_gives_the_same_results_and_both_nodes_work(
         assert "pipeline.lock.toml" in os.listdir(there.directory / "points" / point.id)
     tables = [(result.directory / "table.csv").read_bytes() for result in (here, there)]
     assert tables[0] == tables[1]
-
-
-def _ray_processes() -> set[str]:
-    """Processes of Ray, by number."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"raylet" in command or b"gcs_server" in command or command.startswith(b"ray::"):
-            found.add(process.name)
-    return found

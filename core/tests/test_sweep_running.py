@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from example_plugins import crosslayer
-from sweep_parts import PIPELINE, marks, registry
+from sweep_parts import PIPELINE, alive, marks, registry
 
 import crosslayer as cl
 from crosslayer.errors import InputError
@@ -145,6 +145,7 @@ def test_a_sweep_that_was_ended_goes_on_without_repeating_what_was_finished(
         while not record.exists() or len(record.read_bytes().splitlines()) < count // 3:
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.02)
+        assert len(alive(tmp_path / "first")) > 1  # it and its workers
         process.send_signal(how)
         process.communicate(timeout=20)
     finally:
@@ -154,7 +155,7 @@ def test_a_sweep_that_was_ended_goes_on_without_repeating_what_was_finished(
     assert count // 3 <= len(ids) < count
     marked = [line.split()[1] for line in (tmp_path / "first").read_text().splitlines()]
     until = time.monotonic() + 20
-    while _alive(tmp_path):  # the workers end by themselves
+    while alive(tmp_path / "first"):  # the workers end by themselves
         assert time.monotonic() < until
         time.sleep(0.05)
     done = go(marks(count, 0.2))
@@ -174,19 +175,6 @@ def test_a_sweep_that_was_ended_goes_on_without_repeating_what_was_finished(
     ]  # type: ignore[union-attr]
     if how == signal.SIGINT:  # nothing half-written either
         assert not [one for one in record.parent.rglob(".*") if one.is_dir()]
-
-
-def _alive(tmp_path: Path) -> list[str]:
-    """Processes that this sweep started, told by the log that their environment names."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes()
-        except OSError:
-            continue
-        if f"SWEEP_LOG={tmp_path}/first".encode() in environment:
-            found.append(process.name)
-    return found
 
 
 def test_two_sweeps_of_one_name_do_not_mix(
