@@ -276,7 +276,8 @@ def test_a_defect_of_ours_exits_70_with_a_traceback() -> None:
 
 
 def test_an_interruption_exits_130_without_a_traceback(site: Path) -> None:
-    (site / "example_interrupt.py").write_text("raise KeyboardInterrupt\n")
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (site / "example_interrupt.py").write_text(code)
     head = ["Metadata-Version: 2.1", "Name: example-interrupt", "Version: 1"]
     write_dist_info(site, head, ["[crosslayer]", "example-interrupt = example_interrupt"])
     for arguments in (["plugins"], ["--help"]):

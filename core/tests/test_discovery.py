@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,12 +239,65 @@ def test_strict_discovery_raises_the_first_failure(
     assert isinstance(raised.value.__cause__.__cause__, RuntimeError)  # type: ignore[union-attr]
 
 
-def test_an_interruption_is_not_swallowed(site: Path) -> None:
-    (site / "example_interrupt.py").write_text("raise KeyboardInterrupt\n")
-    head = ["Metadata-Version: 2.1", "Name: example-interrupt", "Version: 1"]
-    write_dist_info(site, head, ["[crosslayer]", "example-interrupt = example_interrupt"])
+def plugin_of(site: Path, code: str) -> None:
+    """Install `example-code`, whose module is this code."""
+    (site / "example_code.py").write_text(code)
+    head = ["Metadata-Version: 2.1", "Name: example-code", "Version: 1"]
+    write_dist_info(site, head, ["[crosslayer]", "example-code = example_code"])
+
+
+def test_a_plugin_that_raises_an_interruption_is_a_failure_and_a_signal_interrupts(
+    site: Path,
+) -> None:
+    plugin_of(site, "raise KeyboardInterrupt")
+    before = signal.getsignal(signal.SIGINT)
+    (failure,) = discover().failures
+    assert (failure.stage, failure.reason) == ("import", "KeyboardInterrupt")
+    (site / "example_code.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)")
+    importlib.invalidate_caches()
     with pytest.raises(KeyboardInterrupt):
         discover()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+BROKEN_METADATA = {
+    "entry points that are not UTF-8": ("entry_points.txt", b"[crosslayer]\nx = caf\xe9\n"),
+    "an entry point without a value": ("entry_points.txt", b"[crosslayer]\nx\n"),
+    "an entry point that names no module": ("entry_points.txt", b"[crosslayer]\nx = a b c\n"),
+    "METADATA that is not UTF-8": ("METADATA", b"Name: example-code\nVersion: caf\xe9\n"),
+    "no METADATA": ("METADATA", b""),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_METADATA)
+def test_a_distribution_whose_metadata_is_broken_changes_nothing_else(
+    site: Path, what: str
+) -> None:
+    install(site, "example-good")
+    good = names(discover())
+    plugin_of(site, "")
+    file, content = BROKEN_METADATA[what]
+    (site / "example_code-1.dist-info" / file).write_bytes(content)
+    importlib.invalidate_caches()
+    registry = discover()
+    assert names(registry) == good
+    if content:
+        (failure,) = registry.failures
+        assert failure.stage in ("metadata", "version")
+        assert "example" in str(failure) or "'x'" in str(failure)
+    assert discover(only=["example-good"]).failures == ()
+    assert wrong_distributions() == ()
+
+
+def test_a_package_of_ours_with_broken_metadata_stops_no_listing(site: Path) -> None:
+    ours = packages()[0]
+    write_dist_info(site, ["Metadata-Version: 2.1", f"Name: {ours.name}", "Version: 3.1"], [""])
+    (folder,) = site.glob("*.dist-info")
+    (folder / "entry_points.txt").write_bytes(b"\xff")
+    importlib.invalidate_caches()
+    assert wrong_distributions() == ()
+    assert installed_version(ours) is None
+    assert [failure.entry_point for failure in discover().failures] == [ours.name]
 
 
 def test_what_a_plugin_prints_while_it_loads_stays_off_stdout(

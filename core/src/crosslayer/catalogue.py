@@ -101,11 +101,22 @@ class WrongDistribution:
 
 def installed_version(package: CataloguePackage) -> str | None:
     """The version of our distribution of this name; None where it is not installed."""
+    found = _installed(package)
+    return None if found is None or found[1] else found[0].version
+
+
+def _installed(package: CataloguePackage) -> tuple[metadata.Distribution, str] | None:
+    """The distribution of this name, and what shows that it is not ours, "" where nothing does.
+
+    None where there is none, or its metadata cannot be read, which discovery reports.
+    """
     try:
         distribution = metadata.distribution(package.name)
-    except metadata.PackageNotFoundError:
+        if not distribution.metadata["Name"]:
+            return None
+        return distribution, _not_ours(distribution, package)
+    except Exception:
         return None
-    return None if _not_ours(distribution, package) else distribution.version
 
 
 def wrong_distributions() -> tuple[WrongDistribution, ...]:
@@ -117,12 +128,8 @@ def wrong_distributions() -> tuple[WrongDistribution, ...]:
 
 def _wrong_distributions() -> Iterator[WrongDistribution]:
     for package in packages():
-        try:
-            distribution = metadata.distribution(package.name)
-        except metadata.PackageNotFoundError:
-            continue
-        reason = _not_ours(distribution, package)
-        if not reason:
+        distribution, reason = _installed(package) or (None, "")
+        if distribution is None or not reason:
             continue
         said: Any = distribution.metadata  # an email message; its protocol lacks `get` before 3.12
         urls = said.get_all("Project-URL") or []

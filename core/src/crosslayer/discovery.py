@@ -2,6 +2,8 @@
 
 Discovery is a call, never a side effect of an import. Each plugin gets a plugin manager of its own,
 so that nothing it registers, a hook wrapper for example, can reach what another plugin declares.
+What a plugin raises is a recorded failure, SystemExit and KeyboardInterrupt too; only a SIGINT that
+arrives meanwhile interrupts.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ import contextlib
 import difflib
 import os
 import re
+import signal
 import sys
+import threading
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -70,30 +74,57 @@ def discover(*, only: Iterable[str] | None = None, strict: bool | None = None) -
             raise DependencyError(str(failure)) from broken
         failures.append(failure)
 
-    points = [] if wanted == set() else _entry_points()
-    for name in sorted((wanted or set()) - {point.name for point in points}):
+    points, unreadable = ([], {}) if wanted == set() else _entry_points()
+    for name, broken in sorted(unreadable.items()):
+        if wanted is None or name in wanted:
+            record(name, name, "", broken)
+    for name in sorted((wanted or set()) - {point.name for point in points} - set(unreadable)):
         hint = nearest(name, [point.name for point in points])
         record(name, "", "", _Broken("selection", f"no installed plugin has this name; {hint}"))
 
     loaded: dict[str, str] = {}  # entry point -> distribution
-    for point in points:
-        if wanted is not None and point.name not in wanted:
-            continue
-        distribution, version = _name_and_version(point)
-        try:
-            if point.name in loaded:
-                raise _Broken(
-                    "register", f"{loaded[point.name]} has an entry point of this name too"
-                )
-            _check_core_version(point)
-            more = _load(point, distribution, version, components, commands)
-        except _Broken as broken:
-            record(point.name, distribution, version, broken)
-            continue
-        loaded[point.name] = distribution
-        components += more[0]
-        commands += more[1]
+    with _interruptions() as interrupted:
+        for point in points:
+            if wanted is not None and point.name not in wanted:
+                continue
+            distribution, version = _name_and_version(point)
+            try:
+                if point.name in loaded:
+                    raise _Broken(
+                        "register", f"{loaded[point.name]} has an entry point of this name too"
+                    )
+                _check_core_version(point)
+                more = _load(point, distribution, version, components, commands)
+            except _Broken as broken:
+                if interrupted:
+                    raise KeyboardInterrupt from broken
+                record(point.name, distribution, version, broken)
+                continue
+            loaded[point.name] = distribution
+            components += more[0]
+            commands += more[1]
     return Registry(components, commands, failures)
+
+
+@contextlib.contextmanager
+def _interruptions() -> Iterator[list[int]]:
+    """The SIGINTs that arrive inside: a person's Ctrl-C, unlike a plugin's `raise`."""
+    arrived: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield arrived  # nothing here turns the signal into an exception
+        return
+
+    def note(number: int, frame: Any) -> None:
+        arrived.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield arrived
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, handler)
 
 
 @cache
@@ -109,8 +140,26 @@ def core_version() -> str:
     return metadata.version(PROJECT)
 
 
-def _entry_points() -> list[metadata.EntryPoint]:
-    """Ours in the catalogue's order, then the others: a stranger cannot displace one of ours."""
+def _entry_points() -> tuple[list[metadata.EntryPoint], dict[str, _Broken]]:
+    """Entry points, and by distribution what keeps its own from being read. Ours come first, in the
+    catalogue's order: a stranger cannot displace one of ours.
+    """
+    found: list[metadata.EntryPoint] = []
+    unreadable: dict[str, _Broken] = {}
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        name = "unknown"
+        try:
+            name = _folder_name(distribution)
+            if name in seen:
+                continue  # another one of this name is imported before it
+            seen.add(name)
+            text = distribution.read_text("entry_points.txt") or ""
+            if GROUP in text:  # most distributions have none of ours: their text is not parsed
+                found += [one for one in distribution.entry_points if one.group == GROUP]
+        except Exception as error:
+            reason = f"its entry points cannot be read: {one_line(error)}"
+            unreadable[name] = _Broken("metadata", reason)
     ours = {package.name: place for place, package in enumerate(packages())}
 
     def order(point: metadata.EntryPoint) -> tuple[int, str, str]:
@@ -118,7 +167,15 @@ def _entry_points() -> list[metadata.EntryPoint]:
         known = point.name == _normalised(distribution) and point.name in ours
         return ours[point.name] if known else len(ours), point.name, distribution
 
-    return sorted(metadata.entry_points(group=GROUP), key=order)
+    return sorted(found, key=order), unreadable
+
+
+def _folder_name(distribution: metadata.Distribution) -> str:
+    """A distribution's name as its folder has it, which costs no reading of METADATA."""
+    path = getattr(distribution, "_path", None)
+    if path is None:
+        return _normalised(distribution.name)
+    return _normalised(re.split(r"-|\.egg-info$|\.dist-info$", path.name)[0])
 
 
 def _name_and_version(point: metadata.EntryPoint) -> tuple[str, str]:
@@ -167,6 +224,8 @@ def _load(
     commands: Sequence[RegisteredCommand],
 ) -> tuple[list[Registered], list[RegisteredCommand]]:
     """What one plugin declares, all of it checked; _Broken if anything is wrong."""
+    if point.pattern.match(point.value) is None:
+        raise _Broken("metadata", f"its entry point {point.value!r} names no module")
     with _guard("import"):
         plugin = point.load()
         file = str(getattr(sys.modules.get(point.module), "__file__", None) or point.module)
@@ -197,11 +256,11 @@ def _load(
 
 @contextlib.contextmanager
 def _guard(stage: Stage, what: str = "") -> Iterator[None]:
-    """Run a plugin's code: what it raises, SystemExit too, becomes _Broken; it prints to stderr."""
+    """Run a plugin's code: whatever it raises becomes _Broken; it prints to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (_Broken, KeyboardInterrupt):
+    except _Broken:
         raise
     except BaseException as error:
         raise _Broken(stage, f"{what}{one_line(error)}") from error

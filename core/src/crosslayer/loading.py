@@ -29,7 +29,7 @@ def load(path: str, what: str, install: str = "") -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise DependencyError(f"{what}: there is no module {error.name!r} ({path})") from error
         raise missing_module(what, error.name or str(error), install) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DependencyError(f"{what}: importing {module} failed: {one_line(error)}") from error
     for name in attribute.split("."):
         if not hasattr(found, name):
