@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 KINDS: tuple[str, ...] = tuple(HOOK_OF_KIND)
 
 # Where loading a plugin can fail, in the order of the attempts.
-Stage = Literal["metadata", "selection", "version", "import", "register", "hooks", "call", "components"]
+Stage = Literal[
+    "metadata", "selection", "version", "import", "register", "hooks", "call", "components"
+]
 
 
 @dataclass(frozen=True, slots=True)
