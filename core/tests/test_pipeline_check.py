@@ -137,6 +137,26 @@ def test_paths_are_read_from_the_folder_of_the_file(tmp_path: Path) -> None:
     assert check_file(write(tmp_path, text), toy_registry())[1] == ()
 
 
+def test_a_parameter_that_names_a_text_needs_one_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "prose.txt").write_text("One.\n\nTwo.")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "blank.txt").write_text("\n")
+    (tmp_path / "texts").mkdir()
+
+    def problem(text: str) -> str:
+        path = write(tmp_path, MODEL + f'[evaluate]\nmean = {{ sample = "{text}" }}\n')
+        problems = check_file(path, toy_registry())[1]
+        assert all((one.line, one.key) == (4, "evaluate.mean.sample") for one in problems)
+        return " ".join(one.message for one in problems)
+
+    assert problem("prose.txt") == problem("wikipedia-sample") == ""
+    assert "did you mean 'prose.txt'?" in problem("prosa.txt")
+    assert "did you mean 'wikipedia-sample'?" in problem("wikipedia-sampel")
+    assert "'texts' is a directory" in problem("texts")
+    assert "not UTF-8" in problem("latin.txt")
+    assert "holds no text" in problem("blank.txt")
+
+
 def test_a_pipeline_made_in_python_is_checked_the_same_way() -> None:
     pipeline = Pipeline(
         model="toy",

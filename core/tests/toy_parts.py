@@ -27,6 +27,7 @@ from crosslayer.contracts.report import (
 )
 from crosslayer.errors import UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext, Stack
+from crosslayer.parameters import TextName
 from crosslayer.registry import Origin, Registered, Registry
 
 CALLS: list[str] = []  # what really ran, in order; tests clear it
@@ -239,6 +240,7 @@ class MeanParams(_Params):
     text: str = Field("words", description="Name of a text.")
     words: Path | None = Field(None, description="File with words.")
     wanted: int = Field(4, ge=1, description="How many.")
+    sample: TextName | None = Field(None, description="A text.")
 
     @model_validator(mode="after")
     def _enough(self) -> MeanParams:

@@ -6,6 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from crosslayer.parameters import TextName
+
 
 class _TextParams(BaseModel):
     """Which text an evaluator reads, and how much of it."""
@@ -13,11 +15,9 @@ class _TextParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     needs_live: ClassVar[bool] = True  # a model of shapes alone has nothing to evaluate
 
-    text: str = Field(
+    text: TextName = Field(
         "wikipedia-sample",
-        min_length=1,
         description="A built-in text, or a UTF-8 text file, from the pipeline file's folder.",
-        json_schema_extra={"reads": True},
     )
     split: Literal["all", "calibration", "evaluation"] = Field(
         "evaluation",

@@ -13,15 +13,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from crosslayer.errors import InputError, nearest
 
 Key = tuple[str | int, ...]
+
+
+class NamesText:
+    """Marks a parameter whose value names a text: `check` makes sure that it is there."""
+
+
+# The type of such a parameter: a built-in text (`crosslayer.texts.TEXTS`) or a UTF-8 text file.
+TextName = Annotated[str, Field(min_length=1), NamesText()]
 
 
 class ParameterErrors(InputError):

@@ -127,6 +127,30 @@ def token_windows(
     )
 
 
+def text_file(name: str, folder: Path) -> Path | None:
+    """The file that `name` means, from `folder`; None for a built-in text.
+
+    Errors: InputError with the nearest name where there is no such text, or no text in the file.
+    """
+    if name in TEXTS:
+        return None
+    path = folder / Path(name).expanduser()
+    if not path.is_file():
+        hint = nearest(name, _texts_near(path, name))
+        if path.is_dir():
+            raise InputError(f"{name!r} is a directory, not a text; {hint}")
+        raise InputError(f"no text or file is called {name!r} (looked in {folder}); {hint}")
+    _pieces(path)
+    return path
+
+
+def _texts_near(path: Path, name: str) -> list[str]:
+    """What `name` could have meant: the built-in texts, and files of its kind beside it."""
+    beside = path.parent.glob(f"*{path.suffix}") if path.suffix and path.parent.is_dir() else ()
+    start = name.removesuffix(path.name)
+    return [*TEXTS, *(start + file.name for file in beside if file.is_file())]
+
+
 @lru_cache(maxsize=1)
 def _read_parsed(path: Path) -> tuple[Article, ...]:
     rows = json.loads(path.read_text("utf-8"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from crosslayer.errors import InputError
-from crosslayer.parameters import ParameterErrors
+from crosslayer.parameters import NamesText, ParameterErrors
 from crosslayer.registry import Registered, Registry, kind_label
 
 DIRECTORY = "directory"  # the model component that `use = "./folder"` stands for
@@ -63,9 +63,9 @@ def resolve(
     """The component of that name with these parameters; paths in them start at `folder`.
 
     A parameter of type Path is read: it must exist. One whose field says
-    `json_schema_extra={"writes": True}` is written, and stays inside the run directory. A text one
-    that says {"reads": True} is a name or a file: a file if there is one of that name. Errors:
-    InputError, ParameterErrors, DependencyError.
+    `json_schema_extra={"writes": True}` is written, and stays inside the run directory. One of type
+    `TextName` names a built-in text or a text file. Errors: InputError, ParameterErrors,
+    DependencyError.
     """
     if kind == "model" and use[:1] in "./~" and DIRECTORY in registry.components("model"):
         if not (folder / Path(use).expanduser()).is_dir():
@@ -88,9 +88,15 @@ def resolve(
                 )
             continue
         path = folder / Path(value).expanduser()
-        if not path.exists() and use_of_path == "name":
-            continue
-        if not path.exists():
+        if use_of_path == "text":
+            from crosslayer.texts import text_file
+
+            try:
+                if text_file(value, folder) is None:
+                    continue
+            except InputError as error:
+                problems.append(((name,), str(error)))
+        elif not path.exists():
             problems.append(((name,), f"there is no file {str(value)!r} (looked in {folder})"))
         reads.append((name, path))
         changed[name] = str(path)
@@ -101,16 +107,23 @@ def resolve(
     return Part(kind, use, found, params, changed, tuple(reads))
 
 
-def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, Literal["reads", "writes", "name"]]]:
-    """The parameters that are paths: to read, to write, or a name that may be a file to read."""
+def path_fields(model: type[BaseModel]) -> Iterator[tuple[str, Literal["reads", "writes", "text"]]]:
+    """The parameters that are paths: to read, to write, or the name of a text."""
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         if extra.get("writes"):
             yield name, "writes"
         elif _holds_path(field.annotation):
             yield name, "reads"
-        elif extra.get("reads"):
-            yield name, "name"
+        elif any(isinstance(one, NamesText) for one in _marks(field.annotation, field.metadata)):
+            yield name, "text"
+
+
+def _marks(annotation: Any, found: Sequence[Any]) -> Iterator[Any]:
+    """What a field's type is annotated with, inside "or none" too."""
+    yield from found
+    for inner in typing.get_args(annotation):
+        yield from _marks(inner, getattr(inner, "__metadata__", ()))
 
 
 def _holds_path(annotation: Any) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
+from crosslayer.parameters import TextName
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.sparsity import NMSparsity
 
 LARGEST_M = 64
 
@@ -57,12 +60,10 @@ class FlowParams(BaseModel):
         description="A weight is an outlier where its score is above this multiple of its block's "
         "mean score.",
     )
-    calibration_text: str = Field(
+    calibration_text: TextName = Field(
         "wikipedia-sample",
-        min_length=1,
         description="Text for the activation norms: a named text or a UTF-8 file; only its "
         "calibration split is read.",
-        json_schema_extra={"reads": True},
     )
     calibration_tokens: int = Field(
         2048, ge=2, le=1 << 24, description="Tokens of the calibration text to run."
@@ -95,7 +96,7 @@ class FlowParams(BaseModel):
                 f'pattern = "{self.pattern}" is for plan = "uniform"; under plan = "flow" set '
                 "candidates"
             )
-        removed = 1 - NMSparsity.parse(self.pattern).density
+        removed = 1 - _parsed(self.pattern).density
         if removed < self.sparsity:
             raise ValueError(
                 f'pattern = "{self.pattern}" removes {removed:g}, less than sparsity = '
@@ -104,9 +105,15 @@ class FlowParams(BaseModel):
         return self
 
 
+def _parsed(text: str) -> NMSparsity:
+    from crosslayer.contracts.sparsity import NMSparsity  # here: describing needs none of it
+
+    return NMSparsity.parse(text)
+
+
 def _pattern(text: str) -> str:
     try:
-        pattern = NMSparsity.parse(text)
+        pattern = _parsed(text)
     except InputError as error:  # as a ValueError it is shown with the key it belongs to
         raise ValueError(str(error)) from None
     if pattern.m > LARGEST_M:
