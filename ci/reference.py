@@ -113,7 +113,7 @@ def _table(parameters: Iterable[Parameter]) -> Iterator[str]:
     yield "| parameter | type | range | default | meaning |"
     yield "|---|---|---|---|---|"
     for one in parameters:
-        default = one.default_text if one.required else f"`{one.default_text}`"
+        default = one.default_text if one.default is None else f"`{one.default_text}`"
         cells = (f"`{one.name}`", one.type, one.bounds, default, one.description)
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

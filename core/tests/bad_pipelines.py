@@ -39,6 +39,18 @@ BAD: dict[str, tuple[str, list[tuple[int, str]]]] = {
         MODEL + "[workload]\nprompt_tokens = 0\n",
         [(4, "workload.prompt_tokens greater than or equal to 1 0")],
     ),
+    "more output than a run can hold": (
+        MODEL + "[workload]\noutput_tokens = 2000000000\n",
+        [(4, "workload.output_tokens less than or equal to 1048576 2000000000")],
+    ),
+    "more requests than a run can hold": (
+        MODEL + "[workload]\nrequests = 1000000000000\n",
+        [(4, "workload.requests less than or equal to 1000000 1000000000000")],
+    ),
+    "more decodes than a run can hold": (
+        MODEL + "[workload]\nbatch_size = 1000000\noutput_tokens = 1000\n",
+        [(3, "batch_size x output_tokens 1000000000 16777216")],
+    ),
     "negative seed": (
         "[pipeline]\nseed = -1\n" + MODEL,
         [(2, "pipeline.seed greater than or equal to 0 -1")],
@@ -88,7 +100,11 @@ BAD: dict[str, tuple[str, list[tuple[int, str]]]] = {
     ),
     "two accelerators without names": (
         MODEL + MACHINE.replace("[accelerator]", "[[accelerator]]") * 2,
-        [(3, "2 [[accelerator]] tables needs a 'name'"), (5, "needs a 'name'")],
+        [
+            (3, "2 [[accelerator]] tables needs a 'name'"),
+            (5, "needs a 'name'"),
+            (5, "several accelerators need [[instance]]"),
+        ],
     ),
     "two models of one name": (TWO_MODELS.replace('"b"', '"a"'), [(6, "two [[model]] called 'a'")]),
     "which model is not said": (
@@ -132,7 +148,9 @@ BAD: dict[str, tuple[str, list[tuple[int, str]]]] = {
     ),
     "devices that do not multiply": (
         MODEL + MACHINE + "[[instance]]\ndevices = 3\ntensor_parallel = 2\n",
-        [(6, "3 devices tensor_parallel x pipeline_parallel = 2")],
+        [
+            (6, "3 devices tensor_parallel x pipeline_parallel = 2"),
+        ],
     ),
     "a place without a network": (
         MODEL + MACHINE + '[[instance]]\nplace = "rack"\n',
@@ -193,6 +211,22 @@ BAD: dict[str, tuple[str, list[tuple[int, str]]]] = {
     "a transform that fails on the spec": (
         MODEL + '[[transform]]\nuse = "fail"\nwhen = "spec"\n',
         [(4, "'fail' ZeroDivisionError on purpose")],
+    ),
+    "problems of form, of names and of the trial": (
+        MODEL
+        + MACHINE
+        + 'refuses = ["Gemm"]\n[workload]\nprompt_token = 4\n[[transform]]\nuse = "prune"\n'
+        + 'pattern = "7:9"\n[[transform]]\nuse = "prun"\n[[transform]]\nuse = "fail"\n'
+        + 'when = "spec"\n[evaluate]\nneedy = {}\nmean = { wanted = 9 }\n',
+        [
+            (4, "cannot price Gemm (found without transform[0], transform[1], transform[2])"),
+            (7, "unknown key 'prompt_token'"),
+            (9, "'prune' groups of 9"),
+            (12, "no model transform 'prun'"),
+            (14, "'fail' on purpose (found without transform[0], transform[1])"),
+            (17, "'needy' a_module_nobody_has"),
+            (18, "has only 8"),
+        ],
     ),
     "not a number": (
         MODEL + '[[transform]]\nuse = "prune"\nsparsity = nan\n',

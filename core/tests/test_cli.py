@@ -182,7 +182,7 @@ def test_describe_shows_every_parameter_and_where_the_component_is_from(site: Pa
         Share of the layer that is kept.
     target (whole number or text; default 0)
         A layer's number or its name.
-    preset (text; default null)
+    preset (text; default none)
         A named choice of the above.
 """
     )
@@ -215,6 +215,7 @@ def test_describe_of_an_unknown_name_names_the_nearest_and_exits_2(site: Path) -
         ["describe"],
         ["plugins", "--nothing"],
         ["run", "x.toml", "--threads", "0"],
+        ["run", "x.toml", "--threads", "999999"],
         ["run", "x.toml", "--threads", "many"],
         ["fetch"],
         ["fetch", "smolm2-135m"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bad_pipelines import BAD, MACHINE, MODEL
@@ -112,6 +113,37 @@ def test_a_file_that_is_no_toml_text_is_refused(
     assert words in problem.message
 
 
+@pytest.mark.parametrize(
+    "text", [".".join("a" * 5000) + " = 1", "a = " + "[" * 5000, "[" + ".".join("a" * 99) + "]"]
+)
+def test_a_file_that_is_nested_too_deeply_is_refused_where_it_is(text: str, tmp_path: Path) -> None:
+    _, (problem,) = check_file(write(tmp_path, f"{MODEL}\n{text}\n"), toy_registry())
+    assert (problem.line, problem.exit_code) == (4, 2)
+    assert "nested too deeply" in problem.message
+
+
+def test_what_is_no_regular_file_and_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+    large = write(tmp_path, MODEL + "#" * 1_000_000)
+    _, (problem,) = check_file(large, toy_registry())
+    assert "larger than 1,000,000 bytes" in problem.message
+    _, (problem,) = check_file(Path("/dev/zero"), toy_registry())
+    assert "is no regular file" in problem.message
+
+
+def test_a_pipeline_in_python_that_cannot_be_says_so_in_our_sentences() -> None:
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"model": 3}, "models[0]: 3 is no component; write its name, or a table with 'use'"),
+        ({"model": {"layers": 2}}, "models[0] needs a 'use' key"),
+        ({"model": "toy", "evaluate": {"mean": 3}}, "evaluate.mean must be a dict"),
+        ({"modle": "toy"}, "unknown key 'modle' in Pipeline(...); did you mean 'models'?"),
+        ({"model": "toy", "seed": "3"}, "seed must be a valid integer, not '3'"),
+    )
+    for wrong, sentence in cases:
+        with pytest.raises(PipelineErrors) as caught:
+            Pipeline(**wrong)
+        assert f"pipeline: {sentence}" in str(caught.value)
+
+
 def test_a_missing_file_and_a_directory_are_told_apart(tmp_path: Path) -> None:
     _, (missing,) = check_file(tmp_path / "gone.toml", toy_registry())
     _, (folder,) = check_file(tmp_path, toy_registry())
@@ -122,6 +154,8 @@ def test_a_missing_file_and_a_directory_are_told_apart(tmp_path: Path) -> None:
 def test_the_exit_code_is_the_users_before_the_dependencies() -> None:
     needy = Pipeline(model="toy", evaluate={"needy": {}})
     assert PipelineErrors(check_pipeline(needy, toy_registry())).exit_code == 3
+    gone = Pipeline(model="toy", transforms=["flow"])  # a package that is not installed
+    assert PipelineErrors(check_pipeline(gone, toy_registry())).exit_code == 2
     both = Pipeline(model="toy", transforms=["prun"], evaluate={"needy": {}})
     assert PipelineErrors(check_pipeline(both, toy_registry())).exit_code == 2
 

@@ -224,9 +224,23 @@ def test_a_simulator_that_names_a_file_it_did_not_write_fails(
         go(pipeline(tmp_path), tmp_path)
 
 
-def test_zero_threads_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="threads must be 1 or more"):
-        run(pipeline(tmp_path), registry=toy_registry(), threads=0)
+@pytest.mark.parametrize("threads", [0, 999_999])
+def test_more_threads_than_cores_and_fewer_than_one_are_refused(
+    threads: int, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"threads = {threads}, but this process may use 1 to"):
+        run(pipeline(tmp_path), registry=toy_registry(), threads=threads)
+
+
+def test_a_file_in_the_place_of_the_runs_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(InputError, match=r"runs: it is a file or below one; take another"):
+        go(pipeline(tmp_path), tmp_path)
+
+
+def test_a_run_whose_steps_write_nothing_has_no_folder_for_files(tmp_path: Path) -> None:
+    done = go(pipeline(tmp_path, '[model]\nuse = "toy"\n[evaluate]\nmean = {}\n'), tmp_path)
+    assert not (done.directory / "files").exists()
 
 
 def test_names_that_several_steps_use_are_told_apart() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crosslayer.contracts.calls import LAST_NS, LLMCall, nanoseconds
+from crosslayer.contracts.calls import LAST_NS, LONGEST_OUTPUT, LLMCall, nanoseconds
 from crosslayer.contracts.serving import CallSeconds, FinishedCall, Pool, PoolMember, Quality
 from crosslayer.errors import InputError
 
@@ -156,6 +156,10 @@ def _prefill_and_decode(
     if prompt < 1:
         raise InputError(
             "a call without a prompt cannot be priced; prompt_tokens must be at least 1"
+        )
+    if output > LONGEST_OUTPUT:
+        raise InputError(
+            f"a call of {output} output tokens cannot be priced; {LONGEST_OUTPUT} are the most"
         )
     decodes = max(output - 1, 0)
     steps = StepTable.from_sequences(

@@ -112,7 +112,8 @@ def describe(
 def check(ctx: typer.Context, file: File, as_json: Json = False) -> None:
     """Check a pipeline file and run nothing.
 
-    Prints one line FILE:LINE: MESSAGE for each problem and exits 2 if there is one.
+    Prints one line FILE:LINE: MESSAGE for each problem. Exits 2 if the file is at fault, else 3 for
+    a plugin or a dependency, 4 for a component that fails.
     """
     from crosslayer import cli_running
 

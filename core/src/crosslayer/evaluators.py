@@ -20,7 +20,7 @@ from crosslayer.contracts.report import Cell, Column, Metric, Report, Table
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.evaluators_params import AgreementParams, PerplexityParams, _TextParams
 from crosslayer.progress import Progress
-from crosslayer.texts import token_windows
+from crosslayer.texts import token_windows, windows_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,7 +303,7 @@ def _decode(params: _TextParams, stack: Stack, progress: Progress) -> _Run:
     )
     source = (
         f"{model.spec.name} on {params.text}, split {params.split}, "
-        f"{len(windows)} windows of {params.window_tokens} tokens"
+        f"{windows_text(len(windows), params.window_tokens)}"
     )
     nll, argmax = nll_and_argmax(model.live, windows, progress)
     names = tuple(hashlib.sha256(row.astype("<i8").tobytes()).hexdigest()[:16] for row in windows)

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from crosslayer.errors import InputError
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -28,6 +30,16 @@ def allowed_cores() -> int:
     except (OSError, ValueError):
         pass
     return max(1, cores)
+
+
+def checked_threads(threads: int | None) -> int:
+    """That many threads, by default one a core. Errors: InputError for fewer than 1, or more than
+    the cores that this process may use.
+    """
+    cores = allowed_cores()
+    if threads is not None and not 1 <= threads <= cores:
+        raise InputError(f"threads = {threads}, but this process may use 1 to {cores}")
+    return threads or cores
 
 
 def limit_threads(threads: int) -> None:

@@ -57,8 +57,10 @@ class Parameter:
 
     @property
     def default_text(self) -> str:
-        """The default in one short line of JSON; "required" where there is none."""
-        return "required" if self.required else _shown(self.default)
+        """The default in one short line of JSON; "required", or "none" where it may be left out."""
+        if self.default is None:
+            return "required" if self.required else "none"
+        return _shown(self.default)
 
 
 def dotted(key: Sequence[str | int]) -> str:

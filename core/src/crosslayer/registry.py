@@ -85,8 +85,8 @@ class Failure:
         return f"{who} failed at {self.stage}: {self.reason}"
 
 
-class PluginMissing(InputError):
-    """A name belongs to a plugin that is not installed or did not load."""
+class PluginFailed(InputError):
+    """A name belongs to a plugin that is installed and did not load."""
 
     exit_code = 3
 
@@ -128,8 +128,8 @@ class Registry:
     def get(self, kind: str, use: str) -> Registered:
         """The component that `use` ("thinkv", "roofline:a100-80g") names.
 
-        Raises PluginMissing, an InputError, where a plugin of the catalogue that is not here would
-        have it, and InputError with the nearest name otherwise.
+        Raises InputError with the nearest name, or with the package of the catalogue that has it;
+        PluginFailed, one of exit code 3, where that package is installed and did not load.
         """
         known = self.components(kind)
         if use in known:
@@ -144,17 +144,19 @@ class Registry:
         raise self._unknown(kind, use)
 
     def _unknown(self, kind: str, use: str) -> InputError:
-        from crosslayer.catalogue import package_of
+        from crosslayer.catalogue import installed_version, package_of
 
         what = f"{kind_label(kind)} {use!r}"
         package = package_of(kind, use.partition(":")[0])
         if package is not None:
             for failure in self.failures:
                 if package.name in (failure.entry_point, failure.distribution):
-                    return PluginMissing(f"{what} is not available: {failure}")
-            return PluginMissing(
-                f"{what} belongs to the package {package.name}, which is not loaded: install it "
-                f"from {package.path} of crosslayer's repository"
+                    return PluginFailed(f"{what} is not available: {failure}")
+            way = f"install it from {package.path} of crosslayer's repository"
+            if installed_version(package):
+                way = "it is installed, but CROSSLAYER_PLUGINS or --no-plugins leaves it out"
+            return InputError(
+                f"{what} belongs to the package {package.name}, which is not loaded: {way}"
             )
         others = [other for other in KINDS if use in self._by_kind[other]]
         if others:

@@ -59,6 +59,10 @@ def run_directory(place: Path) -> Iterator[Path]:
         clear_abandoned(runs, re.compile(names))
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=runs))
         staging.chmod(0o755)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"no run directory can be made in {runs}: it is a file or below one; take another"
+        ) from error
     except OSError as error:
         raise InputError(
             f"no run directory can be made in {runs}: {error.strerror or error}"

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from crosslayer.contracts.report import Report
-from crosslayer.errors import InputError
 from crosslayer.execution import BuildModel, Execution
-from crosslayer.machine import allowed_cores, limit_threads, machine_facts
+from crosslayer.machine import checked_threads, limit_threads, machine_facts
 from crosslayer.pipeline.check import check_file, check_pipeline
 from crosslayer.pipeline.lock import lock_text
 from crosslayer.pipeline.schema import Pipeline
@@ -46,9 +45,7 @@ def run(
         from crosslayer.discovery import discover
 
         registry = discover()
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be 1 or more, not {threads}")
-    threads = threads or allowed_cores()
+    threads = checked_threads(threads)
     checked = _checked(pipeline, registry)
     place = Path(runs_dir) / slug(checked.name)
     return run_checked(

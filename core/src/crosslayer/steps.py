@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,8 +94,9 @@ class Steps:
                 file.replace(path=place, sha256=sha256_file(path), name=f"{name}/{file.name}")
             )
         self.reports.append((name, report.replace(files=tuple(files))))
-        if output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
+        for folder in (output, output.parent):  # nothing written: no folder for it
+            with suppress(OSError):
+                folder.rmdir()
 
     def cached(
         self,

@@ -119,12 +119,17 @@ def token_windows(
                 return np.array(windows, dtype=np.int64)
         if len(windows) == before:
             break
+    fewer = f"ask for {len(windows) * window} tokens or fewer, or " if windows else "ask "
     raise InputError(
-        f"text {os.fspath(text)!r} ({split}) holds {len(windows)} windows of {window} tokens in "
-        f"{len(chosen)} "
-        f"articles, {wanted} are asked for; ask for {len(windows) * window} tokens or fewer, or "
+        f"text {os.fspath(text)!r} ({split}) holds {windows_text(len(windows), window)} in "
+        f"{len(chosen)} article{'s' * (len(chosen) != 1)}, {wanted} are asked for; {fewer}"
         "for shorter windows"
     )
+
+
+def windows_text(count: int, tokens: int) -> str:
+    """ "1 window of 256 tokens", "8 windows of 256 tokens"."""
+    return f"{count} window{'s' * (count != 1)} of {tokens} tokens"
 
 
 def text_file(name: str, folder: Path) -> Path | None:

@@ -16,6 +16,7 @@ from crosslayer.errors import InputError, nearest
 
 NANOSECONDS = 1_000_000_000
 LAST_NS = 2**63 - 1  # instants fit int64 columns
+LONGEST_OUTPUT = 2**20  # tokens of one call: each is a row of the table that prices them
 
 Scalar = str | int | float | bool | None
 Parameters = tuple[tuple[str, Scalar], ...]

@@ -1,8 +1,8 @@
 """Validates a pipeline whole before anything runs: all problems at once, each located.
 
 Three passes: the form of the tables, then components, their parameters and what refers to what,
-then (only for a pipeline without a problem so far) the trial: every transform on the spec alone,
-lowered and offered to the accelerators.
+then the trial of all that is right so far: every transform on the spec alone, lowered and offered
+to the accelerators.
 """
 
 from __future__ import annotations
@@ -66,22 +66,22 @@ def check_source(
     source: Source, registry: Registry, file: Path | None
 ) -> tuple[Pipeline | None, tuple[Problem, ...]]:
     """`check_file` of a file's data; a pipeline of it counts as written in `file`."""
-    found, problems = read_tables(source)
+    found, formless = read_tables(source)
+    problems: list[Problem] = []
     parts = _Parts(source, registry, problems)
     for path, table in found.items():
         parts.add(path, table)
     serves = any(getattr(part.params, "needs_pool", False) for part in parts.found.values())
     problems += References(source, found, serves).problems
+    # What more is wrong with a value that has the wrong form follows from that.
+    keys = {problem.key for problem in formless}
+    problems = formless + [problem for problem in problems if problem.key not in keys]
+    pipeline = _pipeline(source, found, file)
+    problems += trial(source, found, pipeline, parts.found, registry, problems)
     if not problems:
-        pipeline = _pipeline(source, found, file)
-        problems += trial(source, pipeline, parts.found, registry)
-        if not problems:
-            return pipeline, ()
-    first_of_each = {
-        (problem.key, problem.line, problem.column): problem for problem in reversed(problems)
-    }
-    ordered = sorted(first_of_each.values(), key=lambda p: (p.line or 0, p.column or 0, p.key))
-    return None, tuple(ordered)
+        return pipeline, ()
+    distinct = dict.fromkeys(problems)
+    return None, tuple(sorted(distinct, key=lambda p: (p.line or 0, p.column or 0, p.key)))
 
 
 class _Parts:

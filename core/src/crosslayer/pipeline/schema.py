@@ -10,9 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from crosslayer.contracts.calls import LONGEST_OUTPUT
 
 NAME = Field(None, min_length=1, max_length=1000)
+
+# What a run holds in memory at once: about 8 KB a request served, 0.1 to 0.3 KB a decode priced.
+MOST_REQUESTS = 10**6
+MOST_DECODES = 2**24
 
 
 class _Table(BaseModel):
@@ -30,8 +43,10 @@ class _Use(_Table):
     def _split(cls, table: Any) -> Any:
         if isinstance(table, str):
             return {"use": table}
-        if not isinstance(table, dict):
+        if isinstance(table, cls):
             return table
+        if not isinstance(table, dict):
+            raise ValueError(f"{table!r} is no component; write its name, or a table with 'use'")
         own = cls.model_fields.keys() - {"params"}
         split: dict[str, Any] = {key: value for key, value in table.items() if key in own}
         return split | {"params": {key: value for key, value in table.items() if key not in own}}
@@ -175,12 +190,12 @@ class Workload(_Table):
     """
 
     prompt_tokens: int = Field(512, ge=1, le=2**31)
-    output_tokens: int = Field(128, ge=1, le=2**31)
+    output_tokens: int = Field(128, ge=1, le=LONGEST_OUTPUT)
     batch_size: int = Field(1, ge=1, le=2**20)
     prompt_cv: float = Field(0.0, ge=0, le=20)
     output_cv: float = Field(0.0, ge=0, le=20)
     arrivals: Literal["poisson", "gamma", "on-off", "closed"] | None = None
-    requests: int | None = Field(None, ge=1, le=10**8)
+    requests: int | None = Field(None, ge=1, le=MOST_REQUESTS)
     rate_per_s: float | None = Field(None, gt=0, le=1e6)
     cv: float | None = Field(None, ge=0, le=20)
     on_s: float | None = Field(None, gt=0, le=1e7)
@@ -194,6 +209,11 @@ class Workload(_Table):
 
     @model_validator(mode="after")
     def _keys_fit_together(self) -> Workload:
+        if self.batch_size * self.output_tokens > MOST_DECODES:
+            raise ValueError(
+                f"batch_size x output_tokens is {self.batch_size * self.output_tokens}, and a run "
+                f"holds {MOST_DECODES} decodes at most in memory; lower one of them"
+            )
         needs = _ARRIVALS.get(self.arrivals or "", ())
         lacking = [name for name in needs if getattr(self, name) is None]
         if lacking:
@@ -282,6 +302,20 @@ class Pipeline(_Table):
     file: Path | None = None
     locked: dict[str, Any] = Field(default_factory=dict)  # what a lock file says of its run
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_sentences(cls, given: Any, validate: Any) -> Any:
+        """What is wrong as PipelineErrors, as for a file."""
+        from crosslayer.pipeline.source import PipelineErrors, Source
+        from crosslayer.pipeline.tables import problems_of
+
+        try:
+            return validate(given)
+        except ValidationError as error:
+            source = Source("pipeline", Path.cwd(), {})
+            problems = tuple(problems_of(source, cls, (), "Pipeline(...)", error))
+        raise PipelineErrors(problems)
+
     @model_validator(mode="before")
     @classmethod
     def _one_or_several(cls, given: Any) -> Any:
@@ -292,6 +326,11 @@ class Pipeline(_Table):
             if one in given:
                 given[one + "s"] = given.pop(one)
         if isinstance(given.get("evaluate"), dict):
+            for use, params in given["evaluate"].items():
+                if not isinstance(params, dict):
+                    raise ValueError(
+                        f"evaluate.{use} must be a dict of its parameters, not {params!r}"
+                    )
             given["evaluate"] = [
                 {**params, "use": use} for use, params in given["evaluate"].items()
             ]

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from crosslayer.errors import InputError
-from crosslayer.pipeline.toml_lines import KeyPath, Position, key_positions
+from crosslayer.pipeline.toml_lines import KeyPath, NestedTooDeep, Position, key_positions
+
+LARGEST_BYTES = 1_000_000
+TOO_DEEP = "is nested too deeply; a pipeline needs no more than a few levels"
 
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
@@ -80,14 +83,19 @@ def read_source(path: Path) -> Source | Problem:
     def bad(message: str, line: int | None = None, column: int | None = None) -> Problem:
         return Problem(str(path), line, column, "", message)
 
-    if path.is_dir():
-        return bad("is a directory; name the pipeline file in it")
     try:
-        raw = path.read_bytes()
+        if path.is_dir():
+            return bad("is a directory; name the pipeline file in it")
+        if path.exists() and not path.is_file():
+            return bad("is no regular file; save the pipeline to one")
+        with path.open("rb") as stream:
+            raw = stream.read(LARGEST_BYTES + 1)
     except FileNotFoundError:
         return bad("there is no such file")
     except OSError as error:
         return bad(f"cannot be read: {error.strerror}")
+    if len(raw) > LARGEST_BYTES:
+        return bad(f"is larger than {LARGEST_BYTES:,} bytes, the most a pipeline file may have")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -98,13 +106,27 @@ def read_source(path: Path) -> Source | Problem:
         return bad("begins with a byte order mark; save it as UTF-8 without one", 1, 1)
     try:
         document = tomllib.loads(text)
+        positions = key_positions(text)
     except tomllib.TOMLDecodeError as error:
         return bad(*_syntax(str(error), text))
+    except NestedTooDeep as error:
+        return bad(TOO_DEEP, *error.position)
     except RecursionError:
-        return bad("is nested too deeply")
+        return bad(TOO_DEEP, *_where_too_deep(text))
     if not document:
         return bad("is empty; a pipeline needs at least a [model] table with a 'use' key", 1)
-    return Source(str(path), path.absolute().parent, document, key_positions(text))
+    return Source(str(path), path.absolute().parent, document, positions)
+
+
+def _where_too_deep(text: str) -> Position | tuple[()]:
+    """The place, in a text that tomllib could not read to its end."""
+    try:
+        key_positions(text)
+    except NestedTooDeep as error:
+        return error.position
+    except (LookupError, AttributeError, ValueError):
+        pass  # what comes before it is no TOML
+    return ()
 
 
 def _syntax(message: str, text: str) -> tuple[str, int, int]:

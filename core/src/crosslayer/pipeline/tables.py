@@ -80,7 +80,7 @@ def _table(source: Source, name: str, value: Any, found: Found) -> Iterator[Prob
         try:
             found[path] = cls.model_validate(item)
         except ValidationError as error:
-            yield from _problems(source, cls, path, header, error)
+            yield from problems_of(source, cls, path, header, error)
 
 
 def _evaluate(source: Source, value: Any, found: Found) -> Iterator[Problem]:
@@ -99,7 +99,7 @@ def _evaluate(source: Source, value: Any, found: Found) -> Iterator[Problem]:
             yield source.problem(path, message)
 
 
-def _problems(
+def problems_of(
     source: Source, cls: type[BaseModel], path: KeyPath, header: str, error: ValidationError
 ) -> Iterator[Problem]:
     """pydantic's errors as located sentences."""
@@ -111,9 +111,12 @@ def _problems(
                 f"unknown key {at[-1]!r} in {header}; {nearest(str(at[-1]), cls.model_fields)}"
             )
         elif kind == "missing":
-            message = f"{header} needs a {at[-1]!r} key"
+            owner = header if at[:-1] == path else key_text(at[:-1])
+            message = f"{owner} needs a {at[-1]!r} key"
         elif kind == "value_error":
             message = message.removeprefix("Value error, ")
+            if not source.positions and at:  # made in Python: no line says where
+                message = f"{key_text(at)}: {message}"
         else:
             message = message.replace("Input should be", "must be").replace("String should", "must")
             message = f"{key_text(at)} {message}, not {item['input']!r}"

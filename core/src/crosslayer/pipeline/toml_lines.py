@@ -11,6 +11,16 @@ from bisect import bisect_right
 
 KeyPath = tuple[str | int, ...]
 Position = tuple[int, int]
+DEEPEST = 64  # parts of a key path; a pipeline has five
+
+
+class NestedTooDeep(ValueError):
+    """A key path of more than DEEPEST parts begins at `position`."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(f"nested too deeply at {position}")
+        self.position = position
+
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _BLANK = re.compile(r"[ \t]*")
@@ -27,7 +37,7 @@ def key_positions(text: str) -> dict[KeyPath, Position]:
 
     A key stands where it is written, an array element where its value begins, an element of an
     array of tables at its `[[`. A table that only longer headers or dotted keys imply stands where
-    it is first implied.
+    it is first implied. Errors: NestedTooDeep.
     """
     return _Reader(text.replace("\r\n", "\n")).read()
 
@@ -93,6 +103,7 @@ class _Reader:
                 parts.append((tomllib.loads(f"key = {raw}")["key"], start))
             else:
                 parts.append((self.skip(_BARE), start))
+            self.check_depth(len(parts), start)
             self.skip(_BLANK)
             if self.text[self.at] != ".":
                 return parts
@@ -107,7 +118,13 @@ class _Reader:
         self.skip(_BLANK)
         self.value(path)
 
+    def check_depth(self, depth: int, at: int) -> None:
+        if depth > DEEPEST:
+            starts = [0, *(match.end() for match in re.finditer("\n", self.text))]
+            raise NestedTooDeep(_line_and_column(starts, at))
+
     def value(self, path: KeyPath) -> None:
+        self.check_depth(len(path), self.at)
         rest = self.text[self.at : self.at + 3]
         if rest == '"""':
             self.skip(_LONG_BASIC)

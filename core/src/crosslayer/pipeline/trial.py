@@ -3,13 +3,15 @@ accelerators.
 
 Nothing is opened and nothing is written but a temporary folder, which goes away. So an op that no
 accelerator prices, a pattern that does not fit a layer or a missing dependency shows before the
-first minute is spent.
+first minute is spent. Tables with problems are left out; what is found then says so where it may
+depend on them.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +21,9 @@ from crosslayer.errors import CrosslayerError, InputError, UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.pipeline.backends import build_backend, wordless
 from crosslayer.pipeline.parts import Part
-from crosslayer.pipeline.schema import Instance, Pipeline, Workload, names_of
-from crosslayer.pipeline.source import Problem, Source
+from crosslayer.pipeline.schema import Instance, Pipeline, Workload
+from crosslayer.pipeline.source import Problem, Source, key_text
+from crosslayer.pipeline.tables import Found
 from crosslayer.pipeline.toml_lines import KeyPath
 from crosslayer.pipeline.topology import topology_of
 from crosslayer.registry import Registry
@@ -31,23 +34,30 @@ if TYPE_CHECKING:
 Parts = Mapping[KeyPath, Part]
 
 
-def trial(source: Source, pipeline: Pipeline, parts: Parts, registry: Registry) -> list[Problem]:
-    """What would go wrong in a run of a pipeline whose tables and names are right."""
-    return _Trial(source, pipeline, parts, registry).problems
+def trial(
+    source: Source, found: Found, pipeline: Pipeline, parts: Parts, registry: Registry,
+    problems: Sequence[Problem] = (),
+) -> list[Problem]:  # fmt: skip
+    """What would go wrong in a run, as far as the tables are right.
+
+    found: the tables that are well formed; pipeline: made of them. parts: the components that are
+    right. problems: those that are known already.
+    """
+    return _Trial(source, found, pipeline, parts, registry, problems).problems
 
 
 class _Trial:
     def __init__(
-        self, source: Source, pipeline: Pipeline, parts: Parts, registry: Registry
-    ) -> None:
+        self, source: Source, found: Found, pipeline: Pipeline, parts: Parts, registry: Registry,
+        known: Sequence[Problem],
+    ) -> None:  # fmt: skip
         self.source, self.pipeline, self.registry = source, pipeline, registry
-        self.parts: dict[str, list[tuple[KeyPath, Part]]] = {}
-        for path, part in parts.items():
-            kind = "fallback" if _is_fallback(path) else str(path[0])
-            self.parts.setdefault(kind, []).append((path, part))
+        self.found, self.parts = found, parts
+        self.faulty = {re.split(r"[.\[]", problem.key)[0] for problem in known}
         self.problems: list[Problem] = []
         self.models: dict[str, ModelArtifact | None] = {}
         self.live: set[str] = set()
+        self.left_out: dict[str, list[str]] = {}  # of each model: transforms that have problems
         self._build_models()
         with tempfile.TemporaryDirectory(prefix="crosslayer-check-") as folder:
             self._transform(RunContext(seed=pipeline.seed, output=Path(folder)))
@@ -55,6 +65,19 @@ class _Trial:
         self._evaluators()
         self._simulators()
         self._accelerators()
+
+    def _tables(self, kind: str) -> list[tuple[KeyPath, Any, Part | None]]:
+        """The well formed tables of a kind, with their components where these are right."""
+        return [
+            (path, table, self.parts.get(path))
+            for path, table in self.found.items()
+            if path[0] == kind
+        ]
+
+    def _whole(self, kind: str) -> bool:
+        """Whether every table of a kind is well formed."""
+        given = self.source.document.get(kind, [])
+        return len(self._tables(kind)) == (len(given) if isinstance(given, list) else 1)
 
     def _bad(self, path: KeyPath, message: str, exit_code: int = 2) -> None:
         at = path if path[0] == "evaluate" or _is_fallback(path) else (*path, "use")
@@ -69,12 +92,12 @@ class _Trial:
         return None
 
     def _build_models(self) -> None:
-        for name, (path, part) in zip(
-            names_of(self.pipeline.models), self.parts.get("model", []), strict=True
-        ):
-            if getattr(
-                part.params, "live", False
-            ):  # its weights may be a download: not for a check
+        for path, table, part in self._tables("model"):
+            name = table.name or table.use
+            self.models[name] = None
+            if part is None:
+                continue
+            if getattr(part.params, "live", False):  # its weights may be a download
                 self.live.add(name)
                 part = replace(part, values={**part.values, "live": False})
             artifact = self._build(path, part)
@@ -85,51 +108,69 @@ class _Trial:
                 self.live.add(name)
             self.models[name] = artifact and artifact.replace(live=None)
 
+    def _spec_only(self, name: str) -> bool:
+        return self.models.get(name) is not None and name not in self.live
+
+    def _leave_out(self, path: KeyPath, models: Sequence[str]) -> None:
+        for name in models:
+            self.left_out.setdefault(name, []).append(key_text(path))
+
+    def _but(self, name: str) -> str:
+        """What of a model's transforms a problem was found without."""
+        left_out = self.left_out.get(name)
+        return f" (found without {', '.join(left_out)})" if left_out else ""
+
     def _transform(self, context: RunContext) -> None:
         """Each transform in order, on the spec it would get."""
-        only = next(iter(self.models), "")
-        pairs = zip(self.pipeline.transforms, self.parts.get("transform", []), strict=True)
-        for table, (path, part) in pairs:
-            name = table.on or only
-            component = self._build(path, part)
-            model = self.models[name]
+        if not self._whole("transform"):
+            self._leave_out(("transform",), list(self.models))
+        for path, table, part in self._tables("transform"):
+            meant = [table.on] if table.on else list(self.models)
+            component = self._build(path, part) if part else None
+            if part is None or component is None or len(meant) != 1:
+                self._leave_out(path, meant)
+                continue
+            name = meant[0]
             if part.needs_live(default=False):
-                if name not in self.live:
+                if self._spec_only(name):
                     self._bad(
                         path,
                         f"{part.label} needs a live model, and {name!r} is a spec without weights",
                     )
                 continue
-            if component is None or model is None:
-                self.models[name] = None
+            model = self.models.get(name)
+            if model is None:
                 continue
+            but = self._but(name)
             try:
                 self.models[name] = component.transform(model, context).replace(live=None)
             except CrosslayerError as error:
-                self._bad(path, f"{part.label}: {error}", error.exit_code)
-                self.models[name] = None
+                self._bad(path, f"{part.label}: {error}{but}", error.exit_code)
+                self._leave_out(path, meant)
             except Exception as error:
-                self._bad(
-                    path,
-                    f"{part.label} fails on the spec alone: {type(error).__name__}: {error}",
-                    4,
-                )
-                self.models[name] = None
+                reason = f"{type(error).__name__}: {error}{but}"
+                self._bad(path, f"{part.label} fails on the spec alone: {reason}", 4)
+                self._leave_out(path, meant)
 
     def _backends(self) -> None:
         """Recordings are read; no endpoint is called and no key is looked up."""
-        for path, part in self.parts.get("backend", []):
+        for path, _, part in self._tables("backend"):
             try:
-                build_backend(part)
+                if part is not None:
+                    build_backend(part)
             except CrosslayerError as error:
                 self._bad(path, str(error), error.exit_code)
 
     def _evaluators(self) -> None:
-        for path, part in self.parts.get("evaluate", []):
-            dead = sorted(set(self.models) - self.live)
-            needs_live = part.needs_live(default=True)
+        silent: list[str] = []
+        if not self.faulty & {"model", "instance", "backend", "pool"}:
             silent = list(wordless(self.pipeline, self.live))
-            if needs_live and not self.models:
+        dead = sorted(filter(self._spec_only, self.models))
+        for path, _, part in self._tables("evaluate"):
+            if part is None:
+                continue
+            needs_live = part.needs_live(default=True)
+            if needs_live and "model" not in self.source.document:
                 self._bad(path, f"{part.label} needs a live model, and there is no [model]")
             elif getattr(part.params, "needs_pool", False) and silent:
                 self._bad(
@@ -146,62 +187,68 @@ class _Trial:
                 self._build(path, part)
 
     def _simulators(self) -> None:
-        for kind in ("policy", "simulate"):
-            for i, (path, part) in enumerate(self.parts.get(kind, [])):
-                built = self._build(path, part)
-                if getattr(part.params, "needs_requests", False) and not self._has_requests(i):
-                    self._bad(
-                        path,
-                        f"{part.label} serves requests, and [workload] makes none; add 'arrivals'"
-                        " or a 'trace' to it",
-                    )
-                closed = kind == "simulate" and self._served(i).arrivals == "closed"
-                if closed and built is not None and not hasattr(built, "simulate_closed"):
-                    way = "it takes no arrivals = 'closed'; take another kind or a trace"
-                    self._bad(path, f"{part.label} serves no closed loop: {way}")
+        for path, _, part in self._tables("policy"):
+            if part is not None:
+                self._build(path, part)
+        for path, table, part in self._tables("simulate"):
+            built = self._build(path, part) if part else None
+            if part is None or (table.trace is None and "workload" in self.faulty):
+                continue
+            served = table.served(self.pipeline.workload)
+            makes = served.arrivals is not None or served.trace is not None
+            if getattr(part.params, "needs_requests", False) and not makes:
+                self._bad(
+                    path,
+                    f"{part.label} serves requests, and [workload] makes none; add 'arrivals'"
+                    " or a 'trace' to it",
+                )
+            closed = served.arrivals == "closed"
+            if closed and built is not None and not hasattr(built, "simulate_closed"):
+                way = "it takes no arrivals = 'closed'; take another kind or a trace"
+                self._bad(path, f"{part.label} serves no closed loop: {way}")
 
-    def _has_requests(self, step: int) -> bool:
-        served = self._served(step)
-        return served.arrivals is not None or served.trace is not None
-
-    def _served(self, step: int) -> Workload:
-        return self.pipeline.simulate[step].served(self.pipeline.workload)
+    def _machines(self) -> dict[str, tuple[KeyPath, list[Any]]]:
+        """Each accelerator with its fallbacks, by name; one that lacks a part of these is none."""
+        machines = {}
+        for path, table, _ in self._tables("accelerator"):
+            paths = [path, *((*path, "fallback", i) for i in range(len(table.fallback)))]
+            parts = [(at, self.parts.get(at)) for at in paths]
+            built = [self._build(at, part) if part else None for at, part in parts]
+            if None not in built:
+                machines[table.name or table.use] = (path, built)
+        return machines
 
     def _accelerators(self) -> None:
         """Every op of every instance's model must find someone who prices it."""
         from crosslayer.traces.workload import with_lengths
 
-        machines: dict[str, tuple[Any, KeyPath]] = {}
-        for name, (path, part) in zip(
-            names_of(self.pipeline.accelerators), self.parts.get("accelerator", []), strict=True
-        ):
-            machines[name] = (self._build(path, part), path)
-        fallbacks = [
-            (path, self._build(path, part)) for path, part in self.parts.get("fallback", [])
-        ]
-        tables = sorted(
-            path for path in self.source.positions if path[0] == "instance" and len(path) == 2
-        )
-        for i, instance in enumerate(self.pipeline.placed()):
-            model = self.models.get(instance.model or "")
-            if model is None or instance.accelerator is None:
-                continue
-            machine, at = machines[instance.accelerator]
-            others = [other for path, other in fallbacks if path[: len(at)] == at]
-            if machine is None or None in others:
-                continue
-            place: KeyPath = tables[i] if i < len(tables) else at
-            network = topology_of(self.pipeline.network, self.pipeline.folder)
+        machines = self._machines()
+        if not all(map(self._whole, ("model", "accelerator"))):
+            return
+        if "instance" in self.source.document and not self._whole("instance"):
+            return
+        tables = [path for path, _, _ in self._tables("instance")]
+        workload = Workload()
+        if "workload" not in self.faulty:
             workload = with_lengths(self.pipeline.workload, self.pipeline.folder)
+        linked = not self.faulty & {"network", "instance"}  # else collectives are not tried
+        network = topology_of(self.pipeline.network, self.pipeline.folder) if linked else None
+        for i, instance in enumerate(self.pipeline.placed()):
+            name = instance.model or ""
+            model = self.models.get(name)
+            if model is None or instance.accelerator not in machines:
+                continue
+            at, chain = machines[instance.accelerator]
+            place: KeyPath = tables[i] if i < len(tables) else at
             try:
-                found = list(refusals(model, instance, workload, [machine, *others], network))
+                refused = list(refusals(model, instance, workload, chain, network, linked))
             except Exception as error:
                 what = f"accelerator {instance.accelerator!r} fails on {model.spec.name}"
-                self._bad(at, f"{what}: {type(error).__name__}: {error}", 4)
+                self._bad(at, f"{what}: {type(error).__name__}: {error}{self._but(name)}", 4)
                 continue
-            for key, message in found:
+            for key, message in refused:
                 path = (*place, key) if (*place, key) in self.source.positions else (*at, "use")
-                self.problems.append(self.source.problem(path, message))
+                self.problems.append(self.source.problem(path, f"{message}{self._but(name)}"))
 
 
 def _is_fallback(path: KeyPath) -> bool:
@@ -214,9 +261,10 @@ def refusals(
     workload: Workload,
     machines: list[Any],
     network: Topology | None,
+    linked: bool = True,
 ) -> Iterator[tuple[str, str]]:
     """(key of the instance it is about, sentence) for everything that keeps the instance from being
-    priced.
+    priced. linked: whether collectives are tried.
     """
     from crosslayer.contracts.lowering import Parallel, lower
     from crosslayer.contracts.ops import Collective
@@ -244,7 +292,7 @@ def refusals(
         for op in graph.nodes:
             what = type(op).__name__
             if isinstance(op, Collective):
-                refused = _unlinked(op, placed, network)
+                refused = _unlinked(op, placed, network) if linked else None
             else:
                 refused = _refusal(op, machines)
             if refused and (what, refused) not in seen:

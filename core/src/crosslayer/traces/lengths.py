@@ -8,11 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from crosslayer.contracts.calls import LONGEST_OUTPUT
 from crosslayer.contracts.requests import RequestTrace
 from crosslayer.errors import InputError
 
 Ints = NDArray[np.int64]
-LONGEST = 2**31
+LONGEST_PROMPT = 2**31
 
 
 class Lengths(Protocol):
@@ -21,15 +22,17 @@ class Lengths(Protocol):
     def __call__(self, requests: int, rng: np.random.Generator) -> tuple[Ints, Ints]: ...
 
 
-def lognormal(mean: float, cv: float, count: int, rng: np.random.Generator) -> Ints:
+def lognormal(
+    mean: float, cv: float, count: int, rng: np.random.Generator, longest: int = LONGEST_PROMPT
+) -> Ints:
     """Lengths with a lognormal distribution of that mean and coefficient of variation, rounded to
-    whole tokens, at least 1; cv 0: all are the mean.
+    whole tokens, 1 to `longest`; cv 0: all are the mean.
     """
     if cv == 0:
         return np.full(count, max(1, round(mean)), dtype=np.int64)
     variance = math.log(1 + cv**2)  # of the logarithm
     drawn = rng.lognormal(math.log(mean) - variance / 2, math.sqrt(variance), count)
-    return np.clip(np.rint(drawn), 1, LONGEST).astype(np.int64)
+    return np.clip(np.rint(drawn), 1, longest).astype(np.int64)
 
 
 def independent(
@@ -39,7 +42,7 @@ def independent(
 
     def draw(requests: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         prompts = lognormal(prompt_tokens, prompt_cv, requests, rng)
-        return prompts, lognormal(output_tokens, output_cv, requests, rng)
+        return prompts, lognormal(output_tokens, output_cv, requests, rng, LONGEST_OUTPUT)
 
     return draw
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
 from crosslayer.kinds import ModelArtifact, RunContext
+from crosslayer.texts import windows_text
 from flow_flexcim import report
 from flow_flexcim.linears import BlockLinears, decoder_linears, pruned_spec
 from flow_flexcim.params import FlowParams
@@ -53,11 +54,11 @@ class Flow:
             )
             for block, pattern, found in zip(blocks, plan.patterns, signals, strict=True)
         )
-        tokens = self.params.calibration_tokens // self.params.window_tokens
+        windows = self.params.calibration_tokens // self.params.window_tokens
         source = (
             f"{model.spec.name}, all linears of {len(blocks)} decoder blocks; calibrated on "
-            f"{self.params.calibration_text}, split calibration, {tokens} windows of "
-            f"{self.params.window_tokens} tokens, seed {context.seed}"
+            f"{self.params.calibration_text}, split calibration, "
+            f"{windows_text(windows, self.params.window_tokens)}, seed {context.seed}"
         )
         outcome = report.Outcome(
             rows=rows,
