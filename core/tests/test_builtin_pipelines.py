@@ -72,7 +72,7 @@ def test_the_quickstart_without_its_plugin_says_which_package_is_missing(
     assert len(missing) == 1
     assert missing[0].line == 12
     assert "flow-flexcim" in missing[0].message
-    assert missing[0].exit_code == 3
+    assert missing[0].exit_code == 2
 
 
 def test_perplexity_of_shapes_alone_is_refused(registry: Registry) -> None:
