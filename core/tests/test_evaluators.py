@@ -88,14 +88,15 @@ def test_the_likelihood_is_the_models_own_loss(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config["model_type"])
-@pytest.mark.parametrize("chunk_tokens", [1, 7, 32])
+@pytest.mark.parametrize("chunk_tokens", [1, 7])
 def test_with_a_full_cache_pieces_give_what_one_pass_gives(
     config: dict[str, Any], chunk_tokens: int
 ) -> None:
     live = random_model(config).live
     assert live is not None
-    whole, _ = nll_and_argmax(live, windows())
-    pieces, _ = nll_and_argmax(chunked(live, chunk_tokens), windows())
+    ids = windows()[:2, :24]  # longer than gemma2's sliding window of 16
+    whole, _ = nll_and_argmax(live, ids)
+    pieces, _ = nll_and_argmax(chunked(live, chunk_tokens), ids)
     assert np.abs(whole - pieces).max() < 1e-4
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from sample_report import BLOCKS, MARKUP, bars, block_figure, in_another_process, sweep_figure
+from sample_report import BLOCKS, MARKUP, bars, block_figure, sweep_figure
 
 from crosslayer.contracts.report import Panel, Series
 from crosslayer.render import figures
@@ -129,7 +129,3 @@ def test_drawing_changes_no_setting_and_obeys_none_of_the_users() -> None:
         before = settings()
         assert figures.to_svg(sweep_figure()) == plain
         assert settings() == before
-    program = (
-        "import sys, test_render as t; t.whole_page(); print('matplotlib.pyplot' in sys.modules)"
-    )
-    assert in_another_process(program) == "False"

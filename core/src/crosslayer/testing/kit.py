@@ -193,18 +193,19 @@ def check_plugin(
     """Run every check on a component and return what each said; a crash of the component is a
     finding too.
     """
-    results = []
-    for bound in checks_for(name, parameters=parameters, registry=registry):
-        message = ""
-        try:
-            bound()
-        except CheckFailed as failed:
-            message = str(failed)
-        except CrosslayerError as error:
-            message = f"{bound.check.name}: {error}"
-        except Exception as error:
-            message = f"{bound.check.name}: {type(error).__name__}: {error}"
-        results.append(
-            CheckResult(bound.subject.use, bound.subject.kind, bound.check.name, message)
-        )
-    return tuple(results)
+    bound = checks_for(name, parameters=parameters, registry=registry)
+    return tuple(run_check(one) for one in bound)
+
+
+def run_check(bound: BoundCheck) -> CheckResult:
+    """What one check says."""
+    message = ""
+    try:
+        bound()
+    except CheckFailed as failed:
+        message = str(failed)
+    except CrosslayerError as error:
+        message = f"{bound.check.name}: {error}"
+    except Exception as error:
+        message = f"{bound.check.name}: {type(error).__name__}: {error}"
+    return CheckResult(bound.subject.use, bound.subject.kind, bound.check.name, message)
