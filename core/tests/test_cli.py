@@ -45,6 +45,7 @@ def test_listing_imports_no_heavy_module_and_builds_no_parameter_model(
 ) -> None:
     modules = modules_after(site, *arguments)
     assert not modules & (HEAVY | {"pydantic"})
+    assert "packaging" not in modules  # the good plugin's bounds are plain
     assert "typer" in modules
 
 

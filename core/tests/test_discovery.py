@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from example_plugins import install, write_dist_info
+from packaging.specifiers import SpecifierSet
 
 from crosslayer.catalogue import installed_version, packages, wrong_distributions
-from crosslayer.discovery import discover
+from crosslayer.discovery import _plainly_admits, discover
 from crosslayer.errors import DependencyError
 from crosslayer.hookspecs import HOOK_OF_KIND
 from crosslayer.registry import KINDS, Failure, Registry
@@ -192,6 +193,19 @@ def test_a_requirement_with_extras_or_of_another_system_is_read_as_pip_reads_it(
     metadata.write_text("\n".join([*lines, "Requires-Dist: crosslayer>=9"]) + "\n")
     (failure,) = discover().failures
     assert "needs crosslayer >=9" in failure.reason
+
+
+def test_plain_bounds_are_decided_as_packaging_decides_them() -> None:
+    versions = ("0.1", "0.1.0", "0.1.5", "0.2.0", "1.0", "0.10", "10.2")
+    bounds = ("", "<0.2,>=0.1", ">=0.1.0, <0.2.0", ">=0.1.5", "<1", ">=0.9,<0.11", ">=10.2.0")
+    for version in versions:
+        for bound in bounds:
+            for line in (f"crosslayer{bound}", f"Cross_Layer[torch] {bound}"):
+                wanted = SpecifierSet(bound).contains(version, prereleases=True)
+                assert _plainly_admits(line, version) == wanted, (line, version)
+    for other in ("crosslayer~=0.1", "crosslayer!=0.1", "crosslayer<9; python_version>'3'"):
+        assert not _plainly_admits(other, "0.1")
+    assert not _plainly_admits("crosslayer>=0.1", "0.2.dev0")
 
 
 def test_only_the_named_plugins_are_imported(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

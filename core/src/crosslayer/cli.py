@@ -96,7 +96,7 @@ def plugins(
         cli_listing.show_plugins(registry_of(ctx), as_json)
 
 
-@app.command()
+@app.command(cls=LightCommand)
 def describe(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A component, such as roofline.")],

@@ -35,8 +35,23 @@ class _HelpIsOff:
         return option
 
 
+class _AsGiven:
+    """What typer makes of a parameter that is text: the text; pydantic has nothing to add."""
+
+    def coerce(self, value: Any, **_: Any) -> Any:
+        """The value."""
+        return value
+
+
 class LightCommand(_HelpIsOff, TyperCommand):
-    """A command with flags only, which parses them without pydantic."""
+    """A command with flags and text only, which parses them without pydantic."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for parameter in self.params:
+            of_type = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
+            if of_type is str:
+                setattr(parameter, "get_runtime_param", _AsGiven)  # noqa: B010
 
 
 class LightGroup(_HelpIsOff, TyperGroup):

@@ -193,7 +193,8 @@ def _check_core_version(point: metadata.EntryPoint) -> None:
     """Whether the distribution's own requirement admits this core; read before any import."""
     try:
         requires: Sequence[str] = point.dist.requires or ()  # type: ignore[union-attr]
-        lines = [line for line in requires if _requires_core(line)]
+        ours = [line for line in requires if _requires_core(line)]
+        lines = [line for line in ours if not _plainly_admits(line, core_version())]
     except Exception as error:
         raise _Broken("version", f"its metadata cannot be read: {one_line(error)}") from error
     for line in lines:
@@ -209,6 +210,30 @@ def _check_core_version(point: metadata.EntryPoint) -> None:
             raise _Broken(
                 "version", f"it needs crosslayer {requirement.specifier}, this is {core_version()}"
             )
+
+
+# What nearly every plugin says: "crosslayer[torch]<0.2,>=0.1".
+_PLAIN = re.compile(r"\s*[\w.-]+\s*(?:\[[^\]]*\]\s*)?((?:(?:>=|<)\s*\d+(?:\.\d+)*\s*(?:,\s*|$))*)")
+
+
+def _plainly_admits(requirement: str, version: str) -> bool:
+    """Whether a requirement of plain bounds admits a plain version; False leaves it to `packaging`,
+    whose import is a tenth of what a listing takes.
+    """
+    match = _PLAIN.fullmatch(requirement)
+    if match is None or not re.fullmatch(r"\d+(\.\d+)*", version):
+        return False
+    here = _release(version)
+    for clause in filter(None, re.split(r"[,\s]+", match[1])):
+        bound = _release(clause.lstrip("<>="))
+        if not (here >= bound if clause.startswith(">=") else here < bound):
+            return False
+    return True
+
+
+def _release(version: str) -> list[int]:
+    """The numbers of a version without the zeros at its end, in which equal versions differ."""
+    return [int(part) for part in re.sub(r"(\.0+)+$", "", version.strip()).split(".")]
 
 
 def _requires_core(requirement: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosslayer.errors import InputError, nearest
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crosslayer.kinds import ModelArtifact
     from crosslayer.models.params import PresetParams
 
+_HERE = Path(__file__).parent
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _LIVE = ("smollm2-135m",)  # has a component of its own with real weights
 
@@ -26,8 +27,7 @@ _LIVE = ("smollm2-135m",)  # has a component of its own with real weights
 @cache
 def config_names() -> tuple[str, ...]:
     """Every model whose config.json is here, presets and live ones; reads no file."""
-    names = (entry.name for entry in files(__package__).iterdir())
-    return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
+    return tuple(sorted(file.name.removesuffix(".json") for file in _HERE.glob("*.json")))
 
 
 def preset_names() -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def preset_config(name: str) -> dict[str, Any]:
     """The config.json of a model that ships here. InputError with the nearest name if none does."""
     if name not in config_names():
         raise InputError(f"no model preset {name!r}; {nearest(name, config_names())}")
-    text = files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8")
+    text = (_HERE / f"{name}.json").read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)
     return config
 
