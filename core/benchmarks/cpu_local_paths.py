@@ -1,8 +1,8 @@
 """What `cpu-local` predicts beside what the same steps take here, for everything that is no plain
 fp32 Llama: a Mamba, a mixture of experts, bf16, convolutions, and models written in NumPy.
 
-All weights are random. The calibrations are measured anew, before the models. With `--write` the
-numbers go into the README beside this file.
+All weights are random. The calibrations are measured anew, before the models; one thread is timed
+in CPU seconds. With `--write` the numbers go into the README beside this file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import argparse
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cpu_local import clock_for
 from readme import markdown_table, write_section
 
 from crosslayer.accelerators import cpu_calibration
@@ -82,17 +82,17 @@ def in_bf16(model: ModelArtifact) -> ModelArtifact:
     return model
 
 
-def best_of(call: Callable[[], Any]) -> float:
+def best_of(call: Callable[[], Any], clock: Callable[[], float]) -> float:
     """Seconds of the best repeat after one that warms up."""
     times = []
     for _ in range(REPEATS + 1):
-        start = time.perf_counter()
+        start = clock()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times[1:])
 
 
-def convolutions(cpu: CpuLocal) -> Iterator[Row]:
+def convolutions(cpu: CpuLocal, clock: Callable[[], float]) -> Iterator[Row]:
     """Layers on a square picture, one at a time and as a stack."""
     import torch
 
@@ -113,16 +113,16 @@ def convolutions(cpu: CpuLocal) -> Iterator[Row]:
         activation = ops.Elementwise(elements=size * size * outputs, kind="silu")
         priced += [op, activation]
         with torch.inference_mode():
-            best = best_of(lambda layer=layer, x=x: [layer(x) for _ in range(10)])
+            best = best_of(lambda layer=layer, x=x: [layer(x) for _ in range(10)], clock)
         yield row(f"convolution {name}", best / 10, cpu.estimate(op).seconds)
     whole = torch.nn.Sequential(*layers).eval()
     with torch.inference_mode():
-        best = best_of(lambda: whole(stack))
+        best = best_of(lambda: whole(stack), clock)
     predicted = sum(cpu.estimate(op).seconds for op in priced)
     yield row("these with their activations", best, predicted)
 
 
-def numpy_llama(cpu: CpuLocal) -> Iterator[Row]:
+def numpy_llama(cpu: CpuLocal, clock: Callable[[], float]) -> Iterator[Row]:
     """A Llama of LLAMA's shape in NumPy: prefill, and a decode step that appends to its cache."""
     spec = ModelSpec.from_hf_config({**LLAMA, "dtype": "float32"}, name="numpy-llama")
     model = NumpyLlama()
@@ -138,7 +138,7 @@ def numpy_llama(cpu: CpuLocal) -> Iterator[Row]:
              (1, prompt, 0)),
         )  # fmt: skip
         for name, call, (new, cached, generated) in steps:
-            best = best_of(call)
+            best = best_of(call, clock)
             shape = StepShape.from_sequences(spec, [(new, cached, generated)])
             predicted = lower(spec, shape).total(lambda op: cpu.estimate(op).seconds)
             yield row(f"NumPy Llama, {name}", best, predicted)
@@ -210,13 +210,14 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     load, threads, progress = os.getloadavg()[0], arguments.threads, progress_for()
+    clock = clock_for(threads)
     limit_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        context = RunContext(0, Path(folder), progress, threads=threads)
+        context = RunContext(0, Path(folder), progress, clock=clock, threads=threads)
         files = {}
         for library in ("torch", "numpy"):
             files[library] = Path(folder, f"{library}.json")
-            found = measure(threads, library=library)
+            found = measure(threads, library=library, clock=clock)
             cpu_calibration.write(files[library], found)
             progress.say(
                 f"{library}: {found.took_s:.1f} s, repeats differ {found.disagreement:.0%}"
@@ -231,14 +232,15 @@ def main() -> None:
             ),
             *live("Mamba", random_model(MAMBA), cpu, context),
             *live("Mixtral, 2 of 8 experts", random_model(MOE), cpu, context),
-            *convolutions(cpu),
-            *numpy_llama(in_numpy),
+            *convolutions(cpu, clock),
+            *numpy_llama(in_numpy, clock),
         ]
     table = markdown_table(("step", "best", "predicted", "error"), rows)
     libraries = f"torch {version('torch')}, NumPy {np.__version__}"
     text = f"""
 *measured* and *modelled* on {platform.machine()}, threads: {threads},
-Python {platform.python_version()}, {libraries}: ms, the best of {REPEATS} repeats.
+Python {platform.python_version()}, {libraries}: {"CPU" if threads == 1 else "wall-clock"} ms, the
+best of {REPEATS} repeats.
 Load average of the machine before: {load:.1f}.
 
 {table}"""

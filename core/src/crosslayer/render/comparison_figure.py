@@ -122,7 +122,8 @@ def _point(entry: Entry, base: float, run: int) -> _Point | None:
 
 def _draw(axis: Any, point: _Point, y: float) -> None:
     colour = COLOURS[(point.run - 1) % len(COLOURS)]
-    axis.plot(point.value, y, MARKERS[point.provenance], color=colour, markersize=5)
+    marker = MARKERS[point.provenance]
+    axis.plot(point.value, y, marker, color=colour, markersize=5, clip_on=False)
     if point.ends is not None:
         axis.hlines(y, *point.ends, color=colour, linewidth=1.0)
         axis.plot(point.ends, (y, y), "|", color=colour, markersize=5, markeredgewidth=1.0)
