@@ -12,7 +12,7 @@ from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
 from crosslayer.kinds import ModelArtifact
 from crosslayer.progress import Progress
-from flow_flexcim.calibration import mean_squares
+from flow_flexcim.calibration import dense_inputs
 from flow_flexcim.linears import decoder_linears
 from flow_flexcim.modules import live_linears
 from flow_flexcim.signals import block_signals
@@ -89,7 +89,7 @@ def test_calibration_gives_the_mean_square_of_every_input_over_all_tokens(
     module = tiny.live.module
     linears = live_linears(module, decoder_linears(tiny.spec))
     windows = np.random.default_rng(0).integers(0, 256, (3, 17))
-    found = mean_squares(module, linears, windows, Progress())
+    found = dense_inputs(module, linears, windows, Progress())
 
     seen: dict[str, list[torch.Tensor]] = {}
     hooks = [
@@ -105,7 +105,7 @@ def test_calibration_gives_the_mean_square_of_every_input_over_all_tokens(
     assert list(found) == list(linears)
     for path, inputs in seen.items():
         expected = torch.cat(inputs).square().mean(0)
-        assert torch.allclose(found[path], expected, rtol=1e-5, atol=0)
+        assert torch.allclose(found[path].mean_square, expected, rtol=1e-5, atol=0)
 
 
 def test_calibration_leaves_no_hook_behind_even_when_it_fails(tiny: ModelArtifact) -> None:
@@ -113,7 +113,7 @@ def test_calibration_leaves_no_hook_behind_even_when_it_fails(tiny: ModelArtifac
     module = tiny.live.module
     linears = live_linears(module, decoder_linears(tiny.spec))
     with pytest.raises(IndexError):  # no such token
-        mean_squares(module, linears, np.full((1, 4), 10**6), Progress())
+        dense_inputs(module, linears, np.full((1, 4), 10**6), Progress())
     assert not any(linear._forward_pre_hooks for linear in linears.values())
 
 
@@ -126,11 +126,11 @@ def test_activations_that_are_not_finite_are_located(tiny: ModelArtifact) -> Non
     with pytest.raises(
         InputError, match=r"model\.layers\.1\.mlp\.gate_proj: input channel 5 holds"
     ):
-        mean_squares(module, linears, np.zeros((1, 8), dtype=np.int64), Progress())
+        dense_inputs(module, linears, np.zeros((1, 8), dtype=np.int64), Progress())
 
 
 def test_a_linear_that_no_token_reaches_is_named(tiny: ModelArtifact) -> None:
     assert tiny.live is not None
     idle = {"idle": torch.nn.Linear(4, 4)}
     with pytest.raises(InputError, match="idle: no calibration token reached it"):
-        mean_squares(tiny.live.module, idle, np.zeros((1, 8), dtype=np.int64), Progress())
+        dense_inputs(tiny.live.module, idle, np.zeros((1, 8), dtype=np.int64), Progress())

@@ -20,7 +20,7 @@ from crosslayer.models.random_model import random_model
 from flow_flexcim import Flow, FlowParams
 from flow_flexcim.linears import BlockLinears, decoder_linears
 from flow_flexcim.plan import level_plan, uniform_plan
-from flow_flexcim.prune import calibrate
+from flow_flexcim.prune import calibrate, calibration_windows
 from flow_flexcim.wanda import keep_mask, scores
 
 
@@ -79,12 +79,14 @@ def test_the_mask_keeps_the_largest_scores_of_the_calibration_text(
 ) -> None:
     assert tiny.live is not None
     transform = flow(text, plan="uniform", pattern="2:4")
-    squares = calibrate(tiny.live, decoder_linears(tiny.spec), transform.params, context)
+    windows = calibration_windows(tiny.live, transform.params, context)
+    blocks = decoder_linears(tiny.spec)
+    inputs = calibrate(tiny.live, blocks, windows, transform.params, context)
     result = transform.transform(tiny, context)
     assert result.live is not None
     path = "model.layers.1.mlp.down_proj"
     dense = tiny.live.module.get_submodule(path).weight
-    keep = keep_mask(scores(dense, squares[path]), NMSparsity(2, 4))
+    keep = keep_mask(scores(dense, inputs[path].mean_square), NMSparsity(2, 4))
     assert torch.equal(result.live.module.get_submodule(path).weight, torch.where(keep, dense, 0.0))
     assert keep.float().mean() == 0.5
     assert not torch.equal(keep, keep_mask(dense.abs(), NMSparsity(2, 4))), "norms had no effect"
@@ -260,8 +262,17 @@ def test_experts_are_pruned_in_a_spec_and_their_router_is_not(context: RunContex
     ("config", "message"),
     [
         (
-            {"model_type": "gpt2", "n_embd": 64, "n_layer": 1, "n_head": 2, "vocab_size": 320},
-            r"transformer\.h\.0\.attn\.c_attn is a Conv1D",
+            {
+                "model_type": "mixtral",
+                "hidden_size": 64,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "vocab_size": 320,
+                "num_local_experts": 2,
+            },
+            r"experts.* flow prunes torch.nn.Linear and Conv1D",
         ),
         ({**TINY, "intermediate_size": 132}, "block layers.0: none of the candidates"),
     ],

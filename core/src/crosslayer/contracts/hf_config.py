@@ -17,7 +17,7 @@ from typing import Any
 from crosslayer.contracts.hf_absolute import gpt2, opt
 from crosslayer.contracts.hf_decoder import decoder
 from crosslayer.contracts.hf_keys import Keys
-from crosslayer.contracts.hf_mamba import mamba, mamba2
+from crosslayer.contracts.hf_mamba import falcon_mamba, mamba, mamba2
 from crosslayer.contracts.model import Block, ModelSpec
 from crosslayer.errors import InputError, nearest
 
@@ -33,6 +33,7 @@ _BUILDERS: Mapping[str, Callable[[Keys], tuple[Block, ...]]] = {
     "gpt2": gpt2,
     "opt": opt,
     "mamba": mamba,
+    "falcon_mamba": falcon_mamba,
     "mamba2": mamba2,
 }
 MODEL_TYPES = tuple(_BUILDERS)

@@ -172,6 +172,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gpt2": _GPT2,
     "opt": _OPT,
     "mamba": _MAMBA,
+    "falcon_mamba": _MAMBA,
     "mamba2": _MAMBA2,
 }
 

@@ -19,7 +19,12 @@ from crosslayer.contracts.model import (
 )
 
 
-def mamba(keys: Keys) -> tuple[Block, ...]:
+def falcon_mamba(keys: Keys) -> tuple[Block, ...]:
+    """Mamba whose dt, B and C are RMS-normed, without weights (arXiv 2410.05355)."""
+    return mamba(keys, normed=True)
+
+
+def mamba(keys: Keys, normed: bool = False) -> tuple[Block, ...]:
     """in_proj (x and gate), causal convolution, dt, B and C from x, scan, gate, out_proj."""
     form = formats(keys)
     hidden, state = keys.integer("hidden_size"), keys.integer("state_size")
@@ -41,6 +46,16 @@ def mamba(keys: Keys) -> tuple[Block, ...]:
                 name="x_proj", path=f"{at}.x_proj", inputs=inner, outputs=rank + 2 * state,
                 shard="row", **form,
             ),
+            *(
+                [
+                    Elementwise(
+                        name="ssm_norm", function="norm", width=rank + 2 * state,
+                        flops_per_element=4, **form,
+                    )
+                ]
+                if normed
+                else []
+            ),
             Linear(
                 name="dt_proj", path=f"{at}.dt_proj", inputs=rank, outputs=inner, bias=True,
                 shard="column", **form,
@@ -48,7 +63,7 @@ def mamba(keys: Keys) -> tuple[Block, ...]:
             SelectiveScan(  # A_log [inner, state] and D [inner]; the dt bias is dt_proj's
                 name="scan", path=at, channels=inner, state=state,
                 own_parameters=inner * state + inner,
-                after=("conv_activation", "x_proj", "dt_proj"), **form,
+                after=("conv_activation", "ssm_norm" if normed else "x_proj", "dt_proj"), **form,
             ),
             Elementwise(
                 name="gate", function="silu_gate", width=inner, reads=2,

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from crosslayer.contracts.model import Attention, Block, Linear, ModelSpec, MoE, Part, SelectiveScan
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
+
+DENSE = NMSparsity(1, 1)
 
 
 @dataclass(frozen=True)
 class BlockLinears:
     """The linears of one decoder block that share a pattern.
 
-    copies: how often each is there: 1, or the number of experts of a MoE.
+    copies: how often each is there: 1, or the number of experts of a MoE. index: of the block among
+    the decoder blocks. dense: it is left dense, and counts in the budget.
     """
 
     name: str
     linears: tuple[Linear, ...]
     copies: tuple[int, ...]
+    index: int = 0
+    dense: bool = False
 
     @property
     def weights(self) -> int:
@@ -42,7 +47,7 @@ class BlockLinears:
     def pruned(self, pattern: NMSparsity) -> BlockLinears:
         """The same linears with the pattern in their spec."""
         linears = tuple(with_pattern(linear, pattern) for linear in self.linears)
-        return BlockLinears(self.name, linears, self.copies)
+        return replace(self, linears=linears)
 
 
 def decoder_linears(spec: ModelSpec) -> tuple[BlockLinears, ...]:
@@ -52,14 +57,14 @@ def decoder_linears(spec: ModelSpec) -> tuple[BlockLinears, ...]:
     neither. Tied weights belong to another part and a MoE's router decides where tokens go: both
     stay. InputError where nothing is left.
     """
-    found = []
+    found: list[BlockLinears] = []
     for block in spec.blocks:
         if not any(isinstance(part, Attention | SelectiveScan) for part in block.parts):
             continue
         pairs = [pair for pair in _linears(block) if not pair[0].tied]
         if pairs:
             linears, copies = zip(*pairs, strict=True)
-            found.append(BlockLinears(block.name, linears, copies))
+            found.append(BlockLinears(block.name, linears, copies, len(found)))
     if not found:
         raise InputError(
             f"{spec.name} has no linear in a block with attention or a selective scan, so flow has "
@@ -68,18 +73,50 @@ def decoder_linears(spec: ModelSpec) -> tuple[BlockLinears, ...]:
     return tuple(found)
 
 
+def units(
+    blocks: Sequence[BlockLinears], granularity: str, dense_blocks: Sequence[int] = ()
+) -> tuple[BlockLinears, ...]:
+    """What gets a pattern each: the blocks, or with granularity "linear" every linear on its own.
+
+    dense_blocks: indices, negative ones from the end, of blocks that stay dense. InputError for one
+    that is not there.
+    """
+    for index in dense_blocks:
+        if not -len(blocks) <= index < len(blocks):
+            raise InputError(
+                f"dense_blocks has {index}, and the model has {len(blocks)} decoder blocks, 0 to "
+                f"{len(blocks) - 1}; name one of them, or a negative index from the end"
+            )
+    dense = {index % len(blocks) for index in dense_blocks}
+    marked = [replace(block, dense=block.index in dense) for block in blocks]
+    if granularity == "block":
+        return tuple(marked)
+    return tuple(
+        replace(block, name=f"{block.name}.{linear.name}", linears=(linear,), copies=(copies,))
+        for block in marked
+        for linear, copies in zip(block.linears, block.copies, strict=True)
+    )
+
+
 def with_pattern(linear: Linear, pattern: NMSparsity) -> Linear:
     """A linear that ships in this pattern; a dense one says None."""
     return linear.replace(sparsity=None if pattern.n == pattern.m else str(pattern))
 
 
-def pruned_spec(spec: ModelSpec, patterns: Mapping[str, NMSparsity]) -> ModelSpec:
-    """The spec with each named block's linears in that block's pattern."""
+def pruned_spec(
+    spec: ModelSpec, planned: Sequence[BlockLinears], patterns: Sequence[NMSparsity]
+) -> ModelSpec:
+    """The spec with each unit's linears in that unit's pattern."""
+    names = [block.name for block in decoder_linears(spec)]
+    chosen = {
+        (names[unit.index], linear.name): pattern
+        for unit, pattern in zip(planned, patterns, strict=True)
+        for linear in unit.linears
+    }
     blocks = []
     for block in spec.blocks:
-        if block.name in patterns:
-            pattern = patterns[block.name]
-            parts = tuple(_pruned_part(part, pattern) for part in block.parts)
+        if block.name in names:
+            parts = tuple(_pruned_part(part, block.name, chosen) for part in block.parts)
             block = block.replace(parts=parts)
         blocks.append(block)
     return spec.replace(blocks=tuple(blocks))
@@ -96,12 +133,13 @@ def _linears(block: Block) -> list[tuple[Linear, int]]:
     return found
 
 
-def _pruned_part(part: Part, pattern: NMSparsity) -> Part:
+def _pruned_part(part: Part, block: str, chosen: Mapping[tuple[str, str], NMSparsity]) -> Part:
     if isinstance(part, Linear):
-        return part if part.tied else with_pattern(part, pattern)
+        pattern = chosen.get((block, part.name))
+        return part if part.tied or pattern is None else with_pattern(part, pattern)
     if isinstance(part, MoE):
         return part.replace(
-            expert=tuple(_pruned_part(inner, pattern) for inner in part.expert),
-            shared=tuple(_pruned_part(inner, pattern) for inner in part.shared),
+            expert=tuple(_pruned_part(inner, block, chosen) for inner in part.expert),
+            shared=tuple(_pruned_part(inner, block, chosen) for inner in part.shared),
         )
     return part

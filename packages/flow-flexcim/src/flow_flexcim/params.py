@@ -30,16 +30,52 @@ class FlowParams(BaseModel):
         description="Share of the weights of all block linears to remove at least; a plan removes "
         "the least that reaches it at the lowest cost.",
     )
-    plan: Literal["flow", "uniform"] = Field(
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Accept plans whose sparsity lies within this of the target on either side; "
+        "left out: the target is a lower bound. Of plan flow and owl.",
+    )
+    plan: Literal["flow", "uniform", "owl"] = Field(
         "flow",
         description="flow: a pattern for each block at the lowest total cost; uniform: one pattern "
-        "for all blocks, the baseline.",
+        "for all blocks; owl: density by the blocks' share of outliers (both are baselines).",
     )
-    cost: Literal["outlier", "recon"] = Field(
+    cost: Literal["outlier", "recon", "probe", "released"] = Field(
         "outlier",
         description="What a pattern costs a block under plan flow. outlier: share of the outliers' "
         "scores that it drops; recon: relative squared error of the linears' outputs, as if their "
-        "inputs were uncorrelated.",
+        "inputs were uncorrelated; probe: change of the loss on calibration text when that block "
+        "alone gets it; released: the formula of FLOW's released solver, for comparison.",
+    )
+    metric: Literal["wanda", "magnitude", "sparsegpt"] = Field(
+        "wanda",
+        description="What decides within a pattern. wanda: weight times input norm; magnitude: the "
+        "weight; sparsegpt: the error it causes, with an update of the weights that stay.",
+    )
+    granularity: Literal["block", "linear"] = Field(
+        "block",
+        description="block: the linears of a decoder block share a pattern; linear: each has its "
+        "own (an extension of the method).",
+    )
+    dense_blocks: tuple[int, ...] = Field(
+        (),
+        max_length=256,
+        description="Decoder blocks that stay dense, counted in the sparsity: indices from 0, "
+        "negative ones from the end, such as [0, -1].",
+    )
+    plan_file: str | None = Field(
+        None,
+        min_length=1,
+        description="Read the plan from this file (JSON as `flow-flexcim plan` writes it, or lines "
+        "`Layer i: N:M`) in place of making one.",
+        json_schema_extra={"reads": True},
+    )
+    hardware: Literal["any", "flexcim"] = Field(
+        "any",
+        description="Offer only candidates that this hardware maps without idle units; flexcim: N "
+        "a power of two.",
     )
     candidates: tuple[str, ...] = Field(
         CANDIDATES,
@@ -60,6 +96,48 @@ class FlowParams(BaseModel):
         description="A weight is an outlier where its score is above this multiple of its block's "
         "mean score.",
     )
+    owl_spread: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Plan owl: how far the densities of the blocks with most and with fewest "
+        "outliers lie apart.",
+    )
+    probe_reach: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="Cost probe: densities up to this far from the uniform plan's are offered; at "
+        "half and whole reach they are measured.",
+    )
+    probe_tokens: int = Field(
+        1024, ge=2, le=1 << 24, description="Cost probe: tokens of the calibration text to run."
+    )
+    damping: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="Metric sparsegpt: added to the diagonal of the inputs' second moments, as a "
+        "share of its mean.",
+    )
+    block_columns: int = Field(
+        128, ge=1, le=8192, description="Metric sparsegpt: columns updated at a time."
+    )
+    calibration_inputs: Literal["dense", "sequential"] = Field(
+        "dense",
+        description="dense: masks see the inputs of the unpruned model; sequential: those of a "
+        "model whose earlier blocks are pruned. The plan always sees the former.",
+    )
+    recovery_steps: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Steps of masked fine-tuning on the calibration split after pruning, one "
+        "window each; 0: none. The patterns stay.",
+    )
+    recovery_rate: float = Field(
+        2e-5, gt=0, le=1, description="Learning rate of the masked fine-tuning (AdamW)."
+    )
     calibration_text: TextName = Field(
         "wikipedia-sample",
         description="Text for the activation norms: a named text or a UTF-8 file; only its "
@@ -71,6 +149,14 @@ class FlowParams(BaseModel):
     window_tokens: int = Field(
         256, ge=2, le=1 << 20, description="Tokens that see each other in calibration."
     )
+
+    @property
+    def patterns(self) -> tuple[NMSparsity, ...]:
+        """The candidates that the hardware maps; dense is mapped by any."""
+        found = (_parsed(text) for text in self.candidates)
+        return tuple(
+            p for p in found if self.hardware == "any" or p.n == p.m or p.n.bit_count() == 1
+        )
 
     @field_validator("candidates")
     @classmethod
@@ -89,11 +175,16 @@ class FlowParams(BaseModel):
                 f"window_tokens = {self.window_tokens} is more than calibration_tokens = "
                 f"{self.calibration_tokens}; shorten the windows"
             )
+        if not self.patterns:
+            raise ValueError(
+                f"no candidate of {', '.join(self.candidates)} has an N that is a power of two, "
+                'which hardware = "flexcim" needs; add one such as 2:8'
+            )
         if self.pattern is None:
             return self
         if self.plan != "uniform":
             raise ValueError(
-                f'pattern = "{self.pattern}" is for plan = "uniform"; under plan = "flow" set '
+                f'pattern = "{self.pattern}" is for plan = "uniform"; under the other plans set '
                 "candidates"
             )
         removed = 1 - _parsed(self.pattern).density

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from crosslayer.contracts.report import Column, Figure, Metric, Panel, Provenance, Series, Table
 from crosslayer.contracts.sparsity import NMSparsity
+
+if TYPE_CHECKING:
+    from flow_flexcim.recovery import Recovery
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Outcome:
     live: bool
     source: str
     note: str
+    recovery: Recovery | None = None
 
 
 def metrics(outcome: Outcome) -> tuple[Metric, ...]:
@@ -82,6 +87,16 @@ def metrics(outcome: Outcome) -> tuple[Metric, ...]:
         if share is not None:
             note = f"{note} Mean over blocks by weights."
             found.append(metric(name, share, "1", "lower", note, measured, _DIAGONAL))
+    if outcome.recovery is not None:
+        done = outcome.recovery
+        for name, value, unit, note in (
+            ("flow_recovery_tokens", done.tokens, "tokens", "Tokens of masked fine-tuning."),
+            ("flow_recovery_loss_first", done.loss_first, "nat/token", _FIRST),
+            ("flow_recovery_loss_last", done.loss_last, "nat/token", _LAST),
+            ("flow_recovery_s", done.seconds, "s", "Time of masked fine-tuning."),
+        ):
+            told = metric(name, value, unit, "lower", note, True, "")
+            found.append(told.replace(wall_clock=True) if unit == "s" else told)
     return tuple(found)
 
 
@@ -156,6 +171,8 @@ def _looked(outcome: Outcome) -> Provenance:
     return "measured" if outcome.live else "modelled"
 
 
+_FIRST = "Training loss over the first tenth of the steps."
+_LAST = "Training loss over the last tenth of the steps."
 _SPEC = "arithmetic on the spec"
 _PATTERNS = "arithmetic on the patterns"
 _DIAGONAL = "weights and mean squares of the inputs, taken as uncorrelated,"

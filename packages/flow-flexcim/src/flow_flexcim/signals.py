@@ -77,3 +77,34 @@ def _dropped(places: Mapping[int, torch.Tensor], pattern: NMSparsity) -> float:
     sums = places[pattern.m]
     total = float(sums.sum())
     return float(sums[pattern.n :].sum()) / total if total > 0 else 0.0
+
+
+def released_locality(
+    weights: Sequence[torch.Tensor],
+    mean_squares: Sequence[torch.Tensor],
+    outlier_multiple: float,
+    first: int = 10_000,
+) -> float:
+    """D of FLOW's released solver: 1 / mean distance between the positions of the block's first
+    outliers, all linears flattened and joined. 0 where there is at most one.
+
+    It sees the first rows of one linear and follows the outliers' density, not their clusters.
+    """
+    count = sum(weight.numel() for weight in weights)
+    pairs = list(zip(weights, mean_squares, strict=True))
+    mean = sum(float(scores(w, x).sum(dtype=torch.float64)) for w, x in pairs) / count
+    found: list[torch.Tensor] = []
+    start = 0
+    for weight, mean_square in pairs:
+        above = scores(weight, mean_square).reshape(-1) > outlier_multiple * mean
+        found.append(above.nonzero().flatten().double() + start)
+        start += weight.numel()
+        if sum(len(part) for part in found) >= first:
+            break
+    at = torch.cat(found)[:first]
+    number = len(at)
+    if number < 2:
+        return 0.0
+    # Sorted: the k-th position is added k times and subtracted number - 1 - k times.
+    signs = 2 * torch.arange(number, dtype=torch.float64) - (number - 1)
+    return number**2 / (2 * float((signs * at).sum()))

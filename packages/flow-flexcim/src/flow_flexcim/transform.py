@@ -9,8 +9,8 @@ from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.texts import windows_text
-from flow_flexcim import report
-from flow_flexcim.linears import BlockLinears, decoder_linears, pruned_spec
+from flow_flexcim import planfile, report
+from flow_flexcim.linears import BlockLinears, decoder_linears, pruned_spec, units
 from flow_flexcim.params import FlowParams
 from flow_flexcim.plan import Plan, level_plan, uniform_plan
 
@@ -18,31 +18,44 @@ FILE = "linears"  # the name in ModelArtifact.files
 
 
 class Flow:
-    """FLOW's per-block N:M plan with Wanda's mask (arXiv 2504.14365; 2306.11695).
+    """FLOW's per-block N:M plan with a mask of choice (arXiv 2504.14365).
 
-    A live model is calibrated in one pass of the dense model, copied and pruned, without any weight
-    update; its linears are written packed. A spec alone has no signals: it gets the uniform pattern
-    that reaches the target, or the most level mix where no single pattern does.
+    A live model is calibrated, planned, copied and pruned; its linears are written packed, its plan
+    beside them. A spec alone has no signals: it gets the plan of `plan_file`, or the uniform
+    pattern that reaches the target, or the most level mix where no single pattern does.
     """
 
     def __init__(self, params: FlowParams | None = None) -> None:
         self.params = params or FlowParams()
 
     def transform(self, model: ModelArtifact, context: RunContext) -> ModelArtifact:
-        """The pruned model; writes flow-linears.safetensors below context.output if it is live.
+        """The pruned model; writes flow-linears.safetensors and flow-plan.json below context.output
+        if it is live.
 
         Errors: InputError for a sparsity that the candidates cannot reach, inputs that no M
-        divides, NaN in weights or activations, modules other than torch.nn.Linear.
+        divides, NaN in weights or activations, modules that are no linears.
         """
-        blocks = decoder_linears(model.spec)
+        blocks = self._units(model)
         if model.live is None:
             return self._on_the_spec(model, blocks, context)
         self._require_short_windows(model)
-        from flow_flexcim.prune import calibrate, prune
+        from flow_flexcim import storage
+        from flow_flexcim.planning import make_plan
+        from flow_flexcim.prune import calibrate, calibration_windows, pack_live, prune
+        from flow_flexcim.recovery import recover
 
+        params = self.params
+        windows = calibration_windows(model.live, params, context)
+        inputs = calibrate(model.live, blocks, windows, params, context)
+        plan, signals = make_plan(model.live, blocks, inputs, windows, params, context)
+        live, packed = prune(model.live, blocks, plan.patterns, inputs, windows, params, context)
+        recovery = None
+        if params.recovery_steps:
+            recovery = recover(live, blocks, plan.patterns, params, context)
+            packed = pack_live(live, blocks, plan.patterns)
         file = context.output / "flow-linears.safetensors"
-        squares = calibrate(model.live, blocks, self.params, context)
-        live, plan, signals, size = prune(model.live, blocks, squares, self.params, context, file)
+        storage.write(file, packed)
+        planfile.write(context.output / "flow-plan.json", blocks, plan)
         rows = tuple(
             report.BlockRow(
                 block.name,
@@ -54,22 +67,22 @@ class Flow:
             )
             for block, pattern, found in zip(blocks, plan.patterns, signals, strict=True)
         )
-        windows = self.params.calibration_tokens // self.params.window_tokens
         source = (
-            f"{model.spec.name}, all linears of {len(blocks)} decoder blocks; calibrated on "
-            f"{self.params.calibration_text}, split calibration, "
-            f"{windows_text(windows, self.params.window_tokens)}, seed {context.seed}"
+            f"{model.spec.name}, all linears of {blocks[-1].index + 1} decoder blocks; calibrated "
+            f"on {params.calibration_text}, split calibration, "
+            f"{windows_text(len(windows), params.window_tokens)}, seed {context.seed}"
         )
         outcome = report.Outcome(
             rows=rows,
             sparsity=plan.sparsity,
-            target=self.params.sparsity,
+            target=params.sparsity,
             bytes_before=sum(block.weight_bytes for block in blocks),
-            bytes_after=size,
+            bytes_after=sum(linear.nbytes for linear in packed.values()),
             model=model.spec.name,
             live=True,
             source=source,
             note=self._note(),
+            recovery=recovery,
         )
         context.logger.info("flow: %s sparsity %.4g achieved", self._note(), plan.sparsity)
         result = self._result(model, blocks, plan, outcome)
@@ -82,17 +95,19 @@ class Flow:
 
         Metrics, tables and figures are those of the input: whoever keeps the file keeps them too.
         """
-        blocks = decoder_linears(model.spec)
+        blocks = self._units(model)
         if model.live is None:
-            plan = self._spec_plan(blocks)
-            patterns = _by_name(blocks, plan.patterns)
-            return self._changed(model, patterns)
+            return self._changed(model, blocks, self._spec_plan(blocks).patterns)
         if FILE not in files:
             raise InputError(f"flow restores a live model from its file {FILE!r}; it was not given")
         from flow_flexcim.prune import restore
 
         live, patterns = restore(model.live, blocks, files[FILE], context)
-        return self._changed(model, patterns).replace(live=live, files=dict(files))
+        return self._changed(model, blocks, patterns).replace(live=live, files=dict(files))
+
+    def _units(self, model: ModelArtifact) -> tuple[BlockLinears, ...]:
+        params = self.params
+        return units(decoder_linears(model.spec), params.granularity, params.dense_blocks)
 
     def _on_the_spec(
         self, model: ModelArtifact, blocks: Sequence[BlockLinears], context: RunContext
@@ -100,9 +115,14 @@ class Flow:
         plan = self._spec_plan(blocks)
         pairs = zip(blocks, plan.patterns, strict=True)
         pruned = [block.pruned(pattern) for block, pattern in pairs]
-        level = len(set(plan.patterns)) == 1
-        note = f"Plan uniform {plan.patterns[0]}." if level else "Plan as level as possible."
-        if self.params.plan == "flow":
+        pruned_patterns = {p for b, p in zip(blocks, plan.patterns, strict=True) if not b.dense}
+        if self.params.plan_file is not None:
+            note = f"Plan of {Path(self.params.plan_file).name}."
+        elif len(pruned_patterns) == 1:
+            note = f"Plan uniform {pruned_patterns.pop()}."
+        else:
+            note = "Plan as level as possible."
+        if self.params.plan != "uniform" and self.params.plan_file is None:
             note += " Without weights there are no outliers to plan by."
         outcome = report.Outcome(
             rows=tuple(
@@ -122,11 +142,13 @@ class Flow:
         return self._result(model, blocks, plan, outcome)
 
     def _spec_plan(self, blocks: Sequence[BlockLinears]) -> Plan:
-        texts = self.params.candidates if self.params.pattern is None else (self.params.pattern,)
-        candidates = [NMSparsity.parse(text) for text in texts]
-        if self.params.plan == "flow":
-            return level_plan(blocks, candidates, self.params.sparsity)
-        return uniform_plan(blocks, candidates, self.params.sparsity)
+        params = self.params
+        if params.plan_file is not None:
+            return planfile.read(Path(params.plan_file), blocks)
+        if params.plan != "uniform":
+            return level_plan(blocks, params.patterns, params.sparsity, params.tolerance)
+        only = [NMSparsity.parse(params.pattern)] if params.pattern else params.patterns
+        return uniform_plan(blocks, only, params.sparsity)
 
     def _result(
         self,
@@ -135,24 +157,35 @@ class Flow:
         plan: Plan,
         outcome: report.Outcome,
     ) -> ModelArtifact:
-        return self._changed(model, _by_name(blocks, plan.patterns)).replace(
+        return self._changed(model, blocks, plan.patterns).replace(
             metrics=(*model.metrics, *report.metrics(outcome)),
             tables=(*model.tables, report.table(outcome)),
             figures=(*model.figures, report.figure(outcome)),
         )
 
-    def _changed(self, model: ModelArtifact, patterns: Mapping[str, NMSparsity]) -> ModelArtifact:
+    def _changed(
+        self,
+        model: ModelArtifact,
+        blocks: Sequence[BlockLinears],
+        patterns: Sequence[NMSparsity],
+    ) -> ModelArtifact:
         """The artifact with the patterns in its spec and this transform in its history."""
         return model.replace(
-            spec=pruned_spec(model.spec, patterns),
+            spec=pruned_spec(model.spec, blocks, patterns),
             history=(*model.history, ("flow", self.params.model_dump_json())),
             files={},
         )
 
     def _note(self) -> str:
-        if self.params.plan == "uniform":
-            return "Plan uniform, Wanda's mask."
-        return f"Plan flow by cost {self.params.cost}, Wanda's mask."
+        params = self.params
+        mask = {"wanda": "Wanda's mask", "magnitude": "mask by magnitude"}
+        plan = f"flow by cost {params.cost}" if params.plan == "flow" else params.plan
+        if params.plan_file is not None:
+            plan = f"of {Path(params.plan_file).name}"
+        said = f"Plan {plan}, {mask.get(params.metric, 'SparseGPT')}."
+        if params.recovery_steps:
+            said += f" {params.recovery_steps} steps of masked fine-tuning."
+        return said
 
     def _require_short_windows(self, model: ModelArtifact) -> None:
         longest, window = model.spec.context_tokens, self.params.window_tokens
@@ -161,10 +194,3 @@ class Flow:
                 f"window_tokens = {window} is more than the {longest} tokens that "
                 f"{model.spec.name} can read; shorten it"
             )
-
-
-def _by_name(
-    blocks: Sequence[BlockLinears], patterns: Sequence[NMSparsity]
-) -> dict[str, NMSparsity]:
-    pairs = zip(blocks, patterns, strict=True)
-    return {block.name: pattern for block, pattern in pairs}

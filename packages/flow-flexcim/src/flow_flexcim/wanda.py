@@ -24,6 +24,11 @@ def scores(weight: torch.Tensor, mean_square: torch.Tensor) -> torch.Tensor:
     return weight.abs().float() * norm.float()
 
 
+def magnitudes(weight: torch.Tensor) -> torch.Tensor:
+    """|W_ij|, fp32: the baseline that looks at no input."""
+    return weight.abs().float()
+
+
 def keep_mask(score: torch.Tensor, pattern: NMSparsity) -> torch.Tensor:
     """True for the N largest of each M consecutive scores of a row; ties go to the lowest index.
 

@@ -1,0 +1,162 @@
+"""The cells of the perplexity benchmark: what is measured, in what order, and kept where.
+
+A cell is one pruned model on one text: calibration seed, sparsity, metric, plan. Its result is a
+JSON file in the user's cache, named by a hash of all that it depends on, so that an interrupted run
+goes on where it stopped. Cells that say most come first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crosslayer.places import cache_dir
+
+VERSION = 1  # counts up when the numbers of a cell would change
+SEEDS = (0, 1, 2)
+# Label: the uniform pattern of that sparsity.
+UNIFORM = {"37.5": "5:8", "50": "4:8", "62.5": "3:8", "68.75": "5:16", "75": "2:8"}
+WIKIPEDIA, PYTHON, SELECTION = "wikipedia", "python", "selection"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of a run, in tokens; windows are `window` long."""
+
+    window: int = 256
+    calibration: int = 2048
+    evaluation: int = 8192
+    other: int = 2048  # tokens of the out-of-domain text
+    selection: int = 2048  # tokens that cost modes are compared on; no reported number
+    probe: int = 512
+
+
+@dataclass(frozen=True)
+class Cell:
+    """seed None: no calibration. plan: see `PLANS`. text: which windows."""
+
+    label: str
+    plan: str
+    metric: str
+    text: str
+    seed: int | None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """FlowParams of this cell, calibration sizes left out."""
+        pattern = UNIFORM[self.label]
+        n, m = map(int, pattern.split(":"))
+        every = [f"{k}:{m}" for k in range(1, m)] + ["1:1"]
+        exact = {"sparsity": 1 - n / m, "tolerance": 0.0}
+        given: dict[str, dict[str, Any]] = {
+            "uniform": {"plan": "uniform", "pattern": pattern, "sparsity": 1 - n / m},
+            "uniform N:16": {
+                "plan": "uniform", "pattern": f"{16 * n // m}:16", "sparsity": 1 - n / m
+            },
+            "owl": {"plan": "owl", "candidates": every, **exact},
+            "flow recon": {"cost": "recon", "candidates": every, **exact},
+            "flow outlier": {"cost": "outlier", "candidates": every, **exact},
+            "flow probe": {"cost": "probe", "candidates": every, **exact},
+            "flow released": {
+                "cost": "released", "outlier_multiple": 0.5,
+                "candidates": ["2:4", "2:8", "4:8", "1:1"], **exact,
+            },
+            "flow probe, hardware": {
+                "cost": "probe", "candidates": every, "hardware": "flexcim", **exact
+            },
+            "flow outlier, hardware": {
+                "cost": "outlier", "candidates": every, "hardware": "flexcim", **exact
+            },
+            "owl, hardware": {
+                "plan": "owl", "candidates": every, "hardware": "flexcim", **exact
+            },
+            "flow outlier, M = 4, 8, 16": {"cost": "outlier", **exact},
+            "flow outlier, ends dense": {
+                "cost": "outlier", "candidates": every, "dense_blocks": [0, -1], **exact
+            },
+            "owl, ends dense": {
+                "plan": "owl", "candidates": every, "dense_blocks": [0, -1], **exact
+            },
+        }  # fmt: skip
+        return {"metric": self.metric, **given[self.plan]}
+
+
+def cells() -> Iterator[Cell]:
+    """Every cell of the full run, those that say most first."""
+    every = list(UNIFORM)
+    main = ("uniform", "flow probe", "flow outlier", "owl")
+
+    def both(label: str, plan: str, metric: str, seed: int | None) -> Iterator[Cell]:
+        for text in (WIKIPEDIA, PYTHON):
+            yield Cell(label, plan, metric, text, seed)
+
+    for label in ("50", "62.5"):
+        for plan in ("uniform", "flow outlier", "flow recon", "flow released", "flow probe"):
+            yield Cell(label, plan, "wanda", SELECTION, 0)
+    for label in ("50", "62.5"):
+        for plan in main:
+            yield Cell(label, plan, "wanda", WIKIPEDIA, 0)
+    for seed in SEEDS:
+        for label in ("50", "62.5"):
+            for plan in main:
+                yield from both(label, plan, "wanda", seed)
+    for label in every:
+        yield from both(label, "uniform", "magnitude", None)
+    for label in ("37.5", "75", "68.75"):
+        for plan in main:
+            yield from both(label, plan, "wanda", 0)
+    for seed in SEEDS:
+        for label in ("50", "62.5"):
+            for plan in main:
+                yield from both(label, plan, "sparsegpt", seed)
+    for label in ("50", "62.5"):
+        for plan in ("uniform N:16", "flow outlier, M = 4, 8, 16"):
+            yield from both(label, plan, "wanda", 0)
+        for plan in ("flow outlier, ends dense", "owl, ends dense"):
+            yield from both(label, plan, "wanda", 0)
+    for label in every:
+        for plan in ("flow probe, hardware", "flow outlier, hardware", "owl, hardware"):
+            yield from both(label, plan, "wanda", 0)
+    for seed in SEEDS:
+        for metric in ("wanda", "sparsegpt"):
+            for label in every:
+                for plan in main:
+                    yield from both(label, plan, metric, seed)
+
+
+def reduced() -> Iterator[Cell]:
+    """A few cells with one seed: does it run, and in which direction do they differ?"""
+    for plan in ("uniform", "flow outlier", "owl"):
+        yield Cell("50", plan, "wanda", WIKIPEDIA, 0)
+    yield Cell("50", "uniform", "sparsegpt", WIKIPEDIA, 0)
+
+
+class Store:
+    """Results by cell, one file each, in the user's cache."""
+
+    def __init__(self, setting: Setting, model: str) -> None:
+        self._setting, self._model = setting, model
+        self._folder = cache_dir() / "flow-flexcim" / "perplexity"
+
+    def get(self, cell: Cell | str) -> dict[str, Any] | None:
+        """What was kept for a cell, or for a plan ("plan ...") or the dense model."""
+        file = self._file(cell)
+        found: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        return found
+
+    def put(self, cell: Cell | str, result: dict[str, Any]) -> None:
+        """Keep a result; a reader never sees half of it."""
+        file = self._file(cell)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(result))
+        partial.replace(file)
+
+    def _file(self, cell: Cell | str) -> Path:
+        key = cell if isinstance(cell, str) else {**asdict(cell), **cell.parameters}
+        text = json.dumps([VERSION, self._model, asdict(self._setting), key], sort_keys=True)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
