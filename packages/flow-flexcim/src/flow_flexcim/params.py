@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -65,12 +66,10 @@ class FlowParams(BaseModel):
         description="Decoder blocks that stay dense, counted in the sparsity: indices from 0, "
         "negative ones from the end, such as [0, -1].",
     )
-    plan_file: str | None = Field(
+    plan_file: Path | None = Field(
         None,
-        min_length=1,
         description="Read the plan from this file (JSON as `flow-flexcim plan` writes it, or lines "
         "`Layer i: N:M`) in place of making one.",
-        json_schema_extra={"reads": True},
     )
     hardware: Literal["any", "flexcim"] = Field(
         "any",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,7 +85,7 @@ def make_plan(
 def fixed_plan(blocks: Sequence[BlockLinears], params: FlowParams) -> Plan | None:
     """The plan that needs no weights: of a file, or the uniform one; None for the others."""
     if params.plan_file is not None:
-        return planfile.read(Path(params.plan_file), blocks)
+        return planfile.read(params.plan_file, blocks)
     if params.plan != "uniform":
         return None
     only = [NMSparsity.parse(params.pattern)] if params.pattern else params.patterns

@@ -117,7 +117,7 @@ class Flow:
         pruned = [block.pruned(pattern) for block, pattern in pairs]
         pruned_patterns = {p for b, p in zip(blocks, plan.patterns, strict=True) if not b.dense}
         if self.params.plan_file is not None:
-            note = f"Plan of {Path(self.params.plan_file).name}."
+            note = f"Plan of {self.params.plan_file.name}."
         elif len(pruned_patterns) == 1:
             note = f"Plan uniform {pruned_patterns.pop()}."
         else:
@@ -144,7 +144,7 @@ class Flow:
     def _spec_plan(self, blocks: Sequence[BlockLinears]) -> Plan:
         params = self.params
         if params.plan_file is not None:
-            return planfile.read(Path(params.plan_file), blocks)
+            return planfile.read(params.plan_file, blocks)
         if params.plan != "uniform":
             return level_plan(blocks, params.patterns, params.sparsity, params.tolerance)
         only = [NMSparsity.parse(params.pattern)] if params.pattern else params.patterns
@@ -181,7 +181,7 @@ class Flow:
         mask = {"wanda": "Wanda's mask", "magnitude": "mask by magnitude"}
         plan = f"flow by cost {params.cost}" if params.plan == "flow" else params.plan
         if params.plan_file is not None:
-            plan = f"of {Path(params.plan_file).name}"
+            plan = f"of {params.plan_file.name}"
         said = f"Plan {plan}, {mask.get(params.metric, 'SparseGPT')}."
         if params.recovery_steps:
             said += f" {params.recovery_steps} steps of masked fine-tuning."
