@@ -22,11 +22,13 @@ FAILS = {"429": 1, "500": 2, "drop": 1, "cut": 1, "half": 1, "nousage": 1}
 class ChatServer:
     """`with ChatServer() as server:`; base_url; seen: every request's body; peak: most at once.
 
-    hold: so many requests are answered only when all of them are there.
+    replies: status, body and headers that a prompt "word: ..." gets instead, by its word. hold: so many requests are
+    answered only when all of them are there.
     """
 
     def __init__(self, delay_s: float = 0.0, secret: str | None = None, hold: int = 0) -> None:
         self.delay_s, self.secret = delay_s, secret
+        self.replies: dict[str, tuple[int, dict[str, Any], dict[str, str]]] = {}
         self.held = threading.Barrier(hold) if hold else None
         self.hold = hold
         self.seen: list[dict[str, Any]] = []
@@ -101,16 +103,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(401, {"error": {"message": f"bad key {self.headers['Authorization']}"}})
             elif fault == "echo":
                 self._send(400, {"error": {"message": f"no: {self.headers['Authorization']}"}})
+            elif fault in owner.replies:
+                self._send(*owner.replies[fault])
             elif failing:
                 self._fail(fault, body)
             else:
-                self._send(200, _answer(body, content, fault))
+                self._send(200, answer(body, content, fault))
         finally:
             with owner.lock:
                 owner.now -= 1
 
     def _fail(self, fault: str, body: dict[str, Any]) -> None:
-        whole = json.dumps(_answer(body, body["messages"][-1]["content"], "")).encode()
+        whole = json.dumps(answer(body, body["messages"][-1]["content"], "")).encode()
         if fault == "429":
             self._send(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.1"})
         elif fault == "500":
@@ -121,8 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._raw(200, whole[: len(whole) // 2], len(whole))
             self.close_connection = True
         elif fault == "nousage":
-            answer = _answer(body, body["messages"][-1]["content"], "")
-            self._send(200, {**answer, "usage": None})
+            broken = answer(body, body["messages"][-1]["content"], "")
+            self._send(200, {**broken, "usage": None})
         else:
             self.close_connection = True  # no answer at all
 
@@ -147,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _answer(body: dict[str, Any], content: str, fault: str) -> dict[str, Any]:
+def answer(body: dict[str, Any], content: str, fault: str) -> dict[str, Any]:
     words = said(content, body.get("seed")).split(" ")
     if fault == "sum":
         words = [f"{sum(map(int, content.split()[1:]))}."]

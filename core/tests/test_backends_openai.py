@@ -7,12 +7,14 @@ import logging
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from chat_server import FAILS, ChatServer, said
+from chat_server import FAILS, ChatServer, answer, said
 from pydantic import ValidationError
 
-from crosslayer.backends.openai import OpenAIBackend
+from crosslayer.backends.openai import OpenAIBackend, _refused, _retry_after
 from crosslayer.backends.params import OpenAIParams
 from crosslayer.backends.protocol import BackendError, Generation, Prompt, Usage, prompt
 from crosslayer.backends.recording import Recorder
@@ -135,6 +137,99 @@ def test_a_call_says_what_was_asked_and_nothing_more(server: ChatServer) -> None
     logprobs = made.samples[0].logprobs
     assert logprobs is not None
     assert [one.token for one in logprobs] == made.samples[0].text.split(" ")
+
+
+def test_samples_that_were_answered_are_recorded_when_another_of_their_prompt_fails(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    # Each sample of "500" fails twice: with two attempts all fail, with a third they would not.
+    asked = [prompt("500: n", seed=5, n=4, temperature=1.0)]
+    ahead = prompt("500: n", seed=asked[0].sampling.seeds[2], temperature=1.0)
+    with pytest.raises(BackendError):
+        backend(server, attempts=2).generate([ahead])
+    file = tmp_path / "calls.jsonl"
+    first = backend(server, attempts=2)
+    with Recorder(first, file) as recorder, pytest.raises(BackendError, match="to 3 of 4 prompts"):
+        recorder.generate(asked)
+    assert len(file.read_bytes().splitlines()) == 1
+    usage = first.usage()
+    assert (usage.samples, usage.failed, usage.attempts) == (1, 3, 1 + 3 * 2)
+    second = backend(server)
+    with Recorder(second, file) as recorder:
+        made = recorder.generate(asked)[0]
+    assert second.usage().attempts == 3
+    assert [one.text for one in made.samples] == [
+        said("500: n", seed) for seed in asked[0].sampling.seeds
+    ]
+    direct = backend(server, attempts=1)
+    with pytest.raises(BackendError):
+        direct.generate([prompt("500: direct", seed=1, n=3)])
+    assert (direct.usage().attempts, direct.usage().failed) == (3, 3)
+
+
+def reply(text: Any = "fine", tokens: Any = 1) -> dict[str, Any]:
+    made = answer({"model": "toy"}, "ok: x", "")
+    made["choices"][0]["message"]["content"] = text
+    made["usage"]["completion_tokens"] = tokens
+    return made
+
+
+def test_an_answer_of_the_wrong_kind_is_broken_and_asked_again(server: ChatServer) -> None:
+    server.replies["negative"] = (200, reply(tokens=-1), {})
+    server.replies["list"] = (200, reply([{"type": "text", "text": "a"}]), {})
+    for fault in ("negative", "list"):
+        asking = backend(server, attempts=2)
+        with pytest.raises(BackendError, match=r"lacks the text or .*after 2 of 2"):
+            asking.generate([prompt(f"{fault}: x")])
+
+
+def test_half_an_emoji_is_replaced_so_that_the_answer_can_be_recorded(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    server.replies["emoji"] = (200, reply("so \ud83d"), {})
+    with Recorder(backend(server), tmp_path / "calls.jsonl") as recorder:
+        assert recorder.generate([prompt("emoji: x")])[0].text == "so \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("asks", "seconds"),
+    [
+        ("2.5", 2.5), ("nan", None), ("-5", None), ("inf", None), ("soon", None),
+        ("Sat, 06 Nov 2094 08:49:37 GMT", 37), ("Sat, 06 Nov 2094 08:48:00 GMT", 0),
+    ],
+)  # fmt: skip
+def test_retry_after_is_a_number_of_seconds_or_a_date(asks: str, seconds: float | None) -> None:
+    headers = {"retry-after": asks, "date": "Sat, 06 Nov 2094 08:49:00 GMT"}
+    assert _retry_after(headers) == seconds
+
+
+def test_a_key_that_the_endpoint_echoes_is_hidden_wherever_its_message_is_cut(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_KEY", SECRET)
+    for before in range(150, 200):
+        error = SimpleNamespace(
+            status_code=400, message="." * before + SECRET, response=SimpleNamespace(headers={})
+        )
+        assert SECRET[:4] not in str(_refused(error, "TOY_KEY", SECRET))
+    server.replies["cut"] = (400, {"error": {"message": "." * 150 + SECRET}}, {})
+    with pytest.raises(BackendError) as refused:
+        backend(server, api_key_env="TOY_KEY").generate([prompt("cut: x")])
+    del server.replies["cut"]
+    assert "...***" in str(refused.value)
+    assert SECRET[:4] not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "sk-hunter2\n", "sk hunter2"])
+def test_a_key_that_no_header_can_hold_is_refused_by_its_variable(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TOY_KEY", key)
+    before = len(server.seen)
+    with pytest.raises(InputError, match="variable TOY_KEY holds what no key has") as refused:
+        backend(server, api_key_env="TOY_KEY").generate([prompt("ok: x")])
+    assert key.strip() not in str(refused.value)
+    assert len(server.seen) == before
 
 
 def test_what_does_not_pass_is_not_asked_again(server: ChatServer) -> None:

@@ -9,10 +9,13 @@ doubles and is drawn at random between its half and its whole, or as long as Ret
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
+import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 
 from crosslayer.backends.params import OpenAIParams
@@ -77,6 +80,11 @@ class OpenAIBackend:
         key = os.environ.get(name, "")
         if not key:
             raise InputError(f"the environment variable {name} is not set; it must hold the key")
+        if not all("!" <= letter <= "~" for letter in key):
+            raise InputError(
+                f"the environment variable {name} holds what no key has: a space, a line end or a"
+                " letter outside ASCII; set it to the key alone"
+            )
         return key
 
     async def _generate(
@@ -99,12 +107,14 @@ class OpenAIBackend:
 
             async def one(i: int) -> Generation:
                 prompt = prompts[i]
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._sample(client, slots, prompt, sampling))
-                        for sampling in prompt.sampling.singly()
-                    ]
-                found = [task.result() for task in tasks]
+                work = [
+                    self._sample(client, slots, prompt, one) for one in prompt.sampling.singly()
+                ]
+                # One that fails leaves the others to finish: they are paid for and counted.
+                ended = await asyncio.gather(*work, return_exceptions=True)
+                found = [sample for sample in ended if not isinstance(sample, BaseException)]
+                if len(found) < len(ended):
+                    raise next(sample for sample in ended if isinstance(sample, BaseException))
                 made = Generation(
                     prompt_tokens=found[0][0], samples=tuple(sample for _, sample in found)
                 )
@@ -122,15 +132,14 @@ class OpenAIBackend:
         """One error for all; anything but a failed attempt is a defect and goes on as it is."""
         reasons = []
         for i, error in failed:
-            inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-            if not isinstance(inner, _Failure):
-                return inner if isinstance(inner, Exception) else RuntimeError(str(inner))
-            reasons.append(f"prompt {i}: {inner}")
+            if not isinstance(error, _Failure):
+                return error if isinstance(error, Exception) else RuntimeError(str(error))
+            reasons.append(f"prompt {i}: {error}")
         sentence = (
             f"{self.model} at {self.params.base_url} gave no answer to {len(failed)} of {of}"
             f" prompts; {reasons[0]}"
         )
-        return BackendError(sentence.replace(key, "***") if self.params.api_key_env else sentence)
+        return BackendError(_without(key, sentence) if self.params.api_key_env else sentence)
 
     async def _sample(
         self, client: Any, slots: asyncio.Semaphore, prompt: Prompt, sampling: Sampling
@@ -186,7 +195,7 @@ class OpenAIBackend:
         except (TimeoutError, openai.APITimeoutError):
             failure = _Failure(f"no answer within {limit:g} s", True)
         except openai.APIStatusError as error:
-            failure = _refused(error, self.params.api_key_env)
+            failure = _refused(error, self.params.api_key_env, client.api_key)
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__ if error.__cause__ else "no reason given"
             failure = _Failure(f"no connection ({cause})", True)
@@ -198,43 +207,68 @@ class OpenAIBackend:
         raise failure
 
 
-def _refused(error: Any, variable: str | None) -> _Failure:
+def _without(key: str, text: str) -> str:
+    """The text with the key blotted out, as it is and as Python quotes it."""
+    return text.replace(key, "***").replace(repr(key)[1:-1], "***")
+
+
+def _refused(error: Any, variable: str | None, key: str) -> _Failure:
     """A status that is no success, with what the endpoint says about it on one short line."""
     status = int(error.status_code)
     if status in (401, 403):
         hint = f"the key in {variable}" if variable else "api_key_env, which names no key"
         return _Failure(f"status {status}; check {hint}", False)
-    said = " ".join(str(error.message).split())[:200]
+    said = str(error.message)
+    said = _without(key, said) if variable else said  # before the cut, which could fall inside it
+    said = " ".join(_whole(said).split())[:200]
     passing = status in PASSING or status >= 500
-    try:
-        wait = float(error.response.headers.get("retry-after", ""))
-    except ValueError:  # none, or a date
-        wait = None
+    wait = _retry_after(error.response.headers)
     asks = f", asks to wait {wait:g} s" if wait is not None else ""
     return _Failure(f"status {status}{asks}: {said}", passing, wait)
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that Retry-After asks for, as a number or a date; None for none and for nonsense."""
+    value = str(headers.get("retry-after", ""))
+    try:
+        seconds = float(value)
+    except ValueError:
+        until, now = parsedate_tz(value), parsedate_tz(str(headers.get("date", "")))
+        if until is None:
+            return None
+        seconds = max(0.0, mktime_tz(until) - (mktime_tz(now) if now else time.time()))
+    return seconds if 0 <= seconds < math.inf else None
+
+
+def _whole(text: str) -> str:
+    """Text that UTF-8 can write: half of a surrogate pair (an emoji that was cut) is replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _read(answer: Any, sampling: Sampling) -> tuple[int, Sample]:
     """An answer's first choice; a body without one, or without its token counts, is broken."""
     try:
         choice, usage = answer.choices[0], answer.usage
-        tokens, prompt_tokens = int(usage.completion_tokens), int(usage.prompt_tokens)
-        text = choice.message.content or ""
+        reason = _FINISH.get(choice.finish_reason or "")
         content = choice.logprobs.content if sampling.logprobs else None
         logprobs = content and tuple(
-            TokenLogprob(token=one.token, logprob=min(one.logprob, 0.0)) for one in content
+            TokenLogprob(token=_whole(one.token), logprob=min(one.logprob, 0.0)) for one in content
         )
-        reason = _FINISH.get(choice.finish_reason or "")
-    except (AttributeError, IndexError, TypeError):
+        sample = Sample(
+            text=_whole(choice.message.content or ""),
+            tokens=int(usage.completion_tokens),
+            finish_reason=reason or "stop",
+            logprobs=logprobs or None,
+        )
+        made = Generation(prompt_tokens=int(usage.prompt_tokens), samples=(sample,))
+    except (AttributeError, IndexError, TypeError, ValueError):
         what = "logprobs" if sampling.logprobs else "usage"
         raise _Failure(
-            f"its answer lacks the text or the token counts ({what}), which are needed", True
+            f"its answer lacks the text or the token counts ({what}), or they are none", True
         ) from None
     if reason is None:
         raise _Failure(f"it finished for {choice.finish_reason!r}, which is no text", False)
-    return prompt_tokens, Sample(
-        text=text, tokens=tokens, finish_reason=reason, logprobs=logprobs or None
-    )
+    return made.prompt_tokens, sample
 
 
 def _run(work: Coroutine[Any, Any, tuple[Generation, ...]]) -> tuple[Generation, ...]:

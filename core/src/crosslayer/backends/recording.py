@@ -65,19 +65,16 @@ def call_key(model: str, prompt: Prompt, sample: int) -> str:
     return hashlib.sha256(canonical(asked)).hexdigest()
 
 
-def records(model: str, prompt: Prompt, generation: Generation) -> tuple[Record, ...]:
-    """A generation as records, one a sample."""
-    return tuple(
-        Record(
-            key=call_key(model, prompt, i),
-            model=model,
-            messages=prompt.messages,
-            sampling=prompt.sampling.model_copy(update={"n": 1}),
-            sample=i,
-            prompt_tokens=generation.prompt_tokens,
-            result=sample,
-        )
-        for i, sample in enumerate(generation.samples)
+def record_of(model: str, prompt: Prompt, sample: int, made: Generation) -> Record:
+    """One sample of a prompt; made: the generation of it alone."""
+    return Record(
+        key=call_key(model, prompt, sample),
+        model=model,
+        messages=prompt.messages,
+        sampling=prompt.sampling.model_copy(update={"n": 1}),
+        sample=sample,
+        prompt_tokens=made.prompt_tokens,
+        result=made.samples[0],
     )
 
 
@@ -132,7 +129,9 @@ class Recorder:
     """A backend that writes down what another one says, as it says it; a context manager.
 
     What the file holds already is answered from it, so an interrupted session goes on where it
-    stopped and no call is paid for twice. Lines are appended whole; the recorders
+    stopped and no call is paid for twice. The samples of a prompt are asked for one by one, and
+    each is written when it is there, whatever becomes of the others. Lines are appended whole; the
+    recorders
     of several models may share a file, two processes may not. A prompt without a seed at a
     temperature above 0 is recorded like any other: asked again, it gets the recorded answer.
     Errors: InputError for a file that holds something else.
@@ -158,31 +157,41 @@ class Recorder:
     ) -> tuple[Generation, ...]:
         """What was recorded, and for the rest what the backend says, written before it is told."""
         found: dict[int, Generation] = {}
-        missing = []
-        for i, prompt in enumerate(prompts):
-            generation, _ = joined(self._known, self.model, prompt)
-            if generation is None:
-                missing.append(i)
-                continue
+        missing: list[tuple[int, int]] = []  # (prompt, sample)
+        left = [0] * len(prompts)
+
+        def over(i: int) -> None:
+            generation, _ = joined(self._known, self.model, prompts[i])
+            assert generation is not None
             found[i] = generation
             if done is not None:
                 done(i, generation)
+
+        for i, prompt in enumerate(prompts):
+            keys = (call_key(self.model, prompt, n) for n in range(prompt.sampling.n))
+            lacking = [(i, n) for n, key in enumerate(keys) if key not in self._known]
+            missing += lacking
+            left[i] = len(lacking)
+            if not lacking:
+                over(i)
 
         def write(position: int, generation: Generation) -> None:
-            i = missing[position]
-            found[i] = generation
-            self._write(records(self.model, prompts[i], generation))
-            if done is not None:
-                done(i, generation)
+            i, n = missing[position]
+            self._write(record_of(self.model, prompts[i], n, generation))
+            left[i] -= 1
+            if not left[i]:
+                over(i)
 
         if missing:
-            self.backend.generate([prompts[i] for i in missing], write)
+            single = {i: prompts[i].sampling.singly() for i, _ in missing}
+            asked = [prompts[i].model_copy(update={"sampling": single[i][n]}) for i, n in missing]
+            self.backend.generate(asked, write)
         return tuple(found[i] for i in range(len(prompts)))
 
-    def _write(self, made: Sequence[Record]) -> None:
-        new = [record for record in made if record.key not in self._known]
-        os.write(self._stream, b"".join(record.line() for record in new))
-        self._known |= {record.key: record for record in new}
+    def _write(self, made: Record) -> None:
+        if made.key not in self._known:
+            os.write(self._stream, made.line())
+            self._known[made.key] = made
 
     def usage(self) -> Usage:
         """Of the backend: what came from the file cost nothing."""
