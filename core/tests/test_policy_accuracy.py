@@ -148,6 +148,10 @@ def test_wilsons_interval_has_the_values_of_the_literature() -> None:
         ("normalised", "-3", "3", False), ("normalised", "Paris!", "London", False),
         ("numeric", "so 2 + 2 makes 1,004.0.", "1004", True), ("numeric", "it is -4", "4", False),
         ("numeric", "no idea", "4", False), ("numeric", "#### 18", "18", True),
+        ("numeric", "It costs $10-12", "12", True), ("numeric", "pages 3-4.", "4", True),
+        ("numeric", "x = 2-3", "3", True), ("numeric", "1e3", "1000", True),
+        ("numeric", "\u22125", "-5", True), ("numeric", "x=-5", "-5", True),
+        ("numeric", "it is -.5", "-0.5", True), ("numeric", "2.5E\u22121", "0.25", True),
     ],
 )  # fmt: skip
 def test_an_answer_is_right_when_the_match_says_so(
@@ -174,6 +178,12 @@ def test_a_bad_question_is_located(tmp_path: Path, line: str, message: str) -> N
     with pytest.raises(InputError, match=message):
         read_questions(file)
     assert len(read_questions(file, limit=1)) == 1
+
+
+def test_an_answer_that_is_a_whole_number_in_json_is_written_as_one(tmp_path: Path) -> None:
+    rows = [{"id": i, "prompt": "x", "answer": a} for i, a in enumerate((12.0, 12, 0.5))]
+    found = read_questions(questions(tmp_path / "q.jsonl", rows))
+    assert [one.answer for one in found] == ["12", "12", "0.5"]
 
 
 def test_single_asks_the_named_member_or_the_best(tmp_path: Path) -> None:
@@ -361,6 +371,8 @@ def test_a_pipeline_asks_its_live_model(registry: Registry, tmp_path: Path) -> N
         (('"http://x/v1"', '"http://u:hunter2@x/v1"'), "holds a user, a password or a query"),
         (("api_key_env = ", "api_key = "), "api_key: unknown key; did you mean 'api_key_env'"),
         (('"TOY_KEY"', '"sk-hunter2"'), "api_key_env"),
+        (('"TOY_KEY"', '["sk-hunter2"]'), "api_key_env: must be a valid string"),
+        (("api_key_env = ", 'attempts = "sk-hunter2" #'), "attempts: must be a valid integer"),
         (('use = "single"', 'use = "singel"'), "no serving policy 'singel'; did you mean 'single'"),
         (('name = "large"', 'name = "small"'), "two [[backend]] tables are called 'small'"),
     ],

@@ -165,6 +165,14 @@ def test_a_bad_point_is_named_with_its_value_before_anything_runs(tmp_path: Path
     assert all("and 1 other point" in one for one in found)
 
 
+def test_a_secret_in_the_wrong_place_is_not_shown(tmp_path: Path) -> None:
+    table = '[[backend]]\nname = "a"\nuse = "openai"\nbase_url = "http://x/v1"\nmodel = "m"\n'
+    for key in ("backend.a.api_key", "backend.a.api_key_env"):
+        found = " ".join(problems_of(tmp_path, {key: ["sk-hunter2", "sk-other"]}, table + PIPELINE))
+        assert f"point 1 ({key})" in found
+        assert "sk-" not in found
+
+
 def test_a_wrong_key_and_a_wrong_file_are_told_once(tmp_path: Path) -> None:
     (one,) = problems_of(tmp_path, {"transform.mark.valu": [0.1, 0.2]})
     assert "did you mean 'value'" in one

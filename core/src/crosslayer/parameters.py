@@ -110,7 +110,9 @@ def _problems(
         if message not in joined.setdefault(key, []):
             joined[key].append(message)
     for key, messages in joined.items():
-        yield key, _shown_with(values, key, " or ".join(messages))
+        said = " or ".join(messages)
+        hidden = model.model_config.get("hide_input_in_errors", False)  # it may be a secret
+        yield key, said if hidden else _shown_with(values, key, said)
 
 
 def _key(values: Mapping[str, Any], detail: ErrorDetails) -> Key:

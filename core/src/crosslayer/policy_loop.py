@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 
 def call_seed(seed: int, id: str) -> int:
-    """The seed that a run's backend gets for one call; id: "<request id>/<call id>"."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:4], "big")
+    """The seed that a run's backend gets for one call, 31 bits, which is what some endpoints take;
+    id: "<request id>/<call id>".
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{id}".encode()).digest()[:4], "big") >> 1
 
 
 @dataclass

@@ -74,7 +74,7 @@ def _question(place: str, line: str) -> Question:
     # Data sets number their questions and answers as they like.
     for key in ("id", "answer"):
         if isinstance(row.get(key), int | float) and not isinstance(row[key], bool):
-            row[key] = str(row[key])
+            row[key] = str(row[key]).removesuffix(".0")
     try:
         return Question.model_validate(row)
     except ValidationError as error:
@@ -86,7 +86,10 @@ def _question(place: str, line: str) -> Question:
 
 
 _AROUND = " \t\n\r.,;:!?\"'`()[]{}*"
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# A hyphen behind a word or a number ("10-12", "x-3") is no sign.
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)\]])[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+\-\u2212]?\d+)?"
+)
 
 
 def _normal(text: str) -> str:
@@ -95,7 +98,7 @@ def _normal(text: str) -> str:
 
 def _last_number(text: str) -> float | None:
     found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    return float(found[-1].replace(",", "").replace("\u2212", "-")) if found else None
 
 
 def _same_number(answer: str, reference: str) -> bool:

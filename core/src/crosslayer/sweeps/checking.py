@@ -106,6 +106,8 @@ def _told(
             told.append(problem)
             continue
         which = f"{those[0].id} ({those[0]})"
+        if problem.key.startswith("backend"):  # what was given may be a secret in the wrong place
+            which = f"{points.index(those[0]) + 1} ({', '.join(those[0].parameters)})"
         others = len(those) - 1
         more = f" and {others} other point{'s' * (others > 1)}" if others else ""
         told.append(replace(problem, message=f"point {which}{more}: {problem.message}"))
