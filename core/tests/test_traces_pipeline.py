@@ -94,6 +94,7 @@ def problems(tmp_path: Path, workload: str) -> list[tuple[str, str]]:
         ),
         ('trace = "t"\nprompt_tokens = 3', "workload", "leave out 'prompt_tokens'"),
         ('trace = "none.csv"', "workload.trace", "there is no file 'none.csv'"),
+        ('trace = "t"\nrequests = 9', "workload.requests", "9 requests are more than the 3 of t"),
         ('trace = "bad.csv"', "workload.trace", "bad.csv:2:21: ContextTokens is -1"),
         ('trace = "t"\nformat = "azur-llm"', "workload.format", "did you mean 'azure-llm'"),
     ],

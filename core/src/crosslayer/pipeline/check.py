@@ -284,21 +284,26 @@ class References:
         table = self.found.get(("workload",), Workload())
         for key in ("trace", "lengths"):
             name = getattr(table, key)
-            if name:
-                self._trace_file(("workload", key), name, table.format, table.sort)
+            held = name and self._trace_file(("workload", key), name, table.format, table.sort)
+            if key == "trace" and held and (table.requests or 0) > held:
+                self._bad(
+                    ("workload", "requests"),
+                    f"{table.requests} requests are more than the {held} of {name};"
+                    " leave `requests` out to take them all",
+                )
 
     def _trace_file(
         self, path: KeyPath, name: str, format: str | None = None, sort: bool = False
-    ) -> None:
-        """A file of requests must be there and whole."""
+    ) -> int:
+        """A file of requests must be there and whole. Returns how many it holds, 0 for none."""
         if not (self.source.folder / name).is_file():
             self._bad(path, f"there is no file {name!r} (looked in {self.source.folder})")
-            return
+            return 0
         from crosslayer.traces.problems import TraceErrors
         from crosslayer.traces.workload import known_trace
 
         try:
-            known_trace(self.source.folder / name, format, sort)
+            return len(known_trace(self.source.folder / name, format, sort))
         except TraceErrors as error:
             first = error.problems[0]
             more = f" (and {error.count - 1} more problems)" if error.count > 1 else ""
@@ -306,6 +311,7 @@ class References:
             self._bad(path, f"the trace cannot be used: {place}: {first.message}{more}")
         except InputError as error:
             self._bad((*path[:-1], "format") if "trace format" in str(error) else path, str(error))
+        return 0
 
     def _network(self) -> tuple[str, ...]:
         table = self.found.get(("network",))
