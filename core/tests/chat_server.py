@@ -22,8 +22,8 @@ FAILS = {"429": 1, "500": 2, "drop": 1, "cut": 1, "half": 1, "nousage": 1}
 class ChatServer:
     """`with ChatServer() as server:`; base_url; seen: every request's body; peak: most at once.
 
-    replies: status, body and headers that a prompt "word: ..." gets instead, by its word. hold: so many requests are
-    answered only when all of them are there.
+    replies: status, body and headers that a prompt "word: ..." gets instead, by its word. hold: so
+    many requests are answered only when all of them are there.
     """
 
     def __init__(self, delay_s: float = 0.0, secret: str | None = None, hold: int = 0) -> None:

@@ -132,7 +132,8 @@ def test_a_simulator_serves_the_requests_of_the_trace_file(tmp_path: Path) -> No
     assert [float(row[1]) for row in rows] == [0.0, 4.314579]
     # Latencies are modelled for the median lengths of the file: 396 and 44 tokens.
     assert any("396 prompt + 44 output" in note for note in run.report.notes)
-    again = cl.run(run.directory / "pipeline.lock.toml", registry=discover(only=()), threads=1)
+    lock = run.directory / "pipeline.lock.toml"
+    again = cl.run(lock, registry=discover(only=()), runs_dir=tmp_path / "again", threads=1)
     assert served(again) == rows
     # The file counts with its content: another one is no cached step.
     write(tmp_path, AZURE_2023.replace(",374,", ",375,"), "t.csv")
