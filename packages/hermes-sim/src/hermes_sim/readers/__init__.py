@@ -1,0 +1,1 @@
+"""Files of other simulators and engines: profiles, runs, traces."""

@@ -1,0 +1,230 @@
+"""Kernel profiles in LLMServingSim's format: a folder of CSV files, times in microseconds.
+
+https://github.com/casys-kaist/LLMServingSim (MIT). dense.csv layer,tokens; per_sequence.csv
+layer,sequences; attention.csv prefill_chunk,kv_prefill,n_decode,kv_decode (perhaps layer and
+decode_q_len); moe.csv tokens,activated_experts (perhaps ep); step.csv branch,num_tokens,saved_us
+(what CUDA graphs save); skew_fit.csv, used where meta.yaml says that the fit is enabled. meta.yaml
+and hardware.yaml may lie in a folder above.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crosslayer.contracts.network import collective_seconds
+from crosslayer.errors import InputError
+from hermes_sim.readers.tables import header, number, rows, signed, whole
+from hermes_sim.step_models.axes import Line, weights
+from hermes_sim.step_models.kernel_profile import AttentionGrid, KernelProfile, Savings, Skew
+
+Floats = NDArray[np.float64]
+Columns = list[tuple[str, Callable[[str], Any]]]
+ONCE = frozenset({"embedding", "final_layernorm", "lm_head", "sampler"})
+TWICE = frozenset({"layernorm"})  # before attention and before the MLP
+MLP = frozenset({"gate_up_proj", "act_fn", "down_proj"})  # a MoE has experts in their place
+_TIME = ("time_us", number)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a profile does not say of a model: layers, width, experts and how many a token wakes.
+
+    tensor_parallel, expert_parallel: ways that it is split. link: (bytes per second one way,
+    latency in seconds) between its devices, for all-reduces.
+    """
+
+    layers: int
+    hidden: int = 0
+    experts: int = 0
+    active_experts: int = 0
+    tensor_parallel: int = 1
+    expert_parallel: int = 1
+    link: tuple[float, float] = (25e9, 5e-6)
+
+
+def read_kernel_bundle(
+    folder: Path, shape: Shape, *, overhead_s: float = 0.0, watts: float | None = None
+) -> KernelProfile:
+    """The step model of a bundle. Errors: InputError for a file that is missing or broken."""
+    place = folder / f"tp{shape.tensor_parallel}"
+    if not (folder / "dense.csv").is_file() and place.is_dir():
+        folder = place
+    about = read_meta(folder)
+    dense = _by_layer(folder / "dense.csv", "tokens")
+    moe = None
+    if (folder / "moe.csv").is_file():
+        moe = _moe(folder / "moe.csv", shape)
+        dense = {name: points for name, points in dense.items() if name not in MLP}
+    measured = np.unique([point for points in dense.values() for point in points])
+    tokens = _total(dense, shape.layers, measured)
+    if moe is not None:
+        tokens += shape.layers * np.array([moe(point) for point in measured])
+    if shape.tensor_parallel > 1:
+        tokens += _all_reduces(measured, shape)
+    sequences = _by_layer(folder / "per_sequence.csv", "sequences")
+    counts = np.unique([point for points in sequences.values() for point in points])
+    return KernelProfile(
+        name=f"kernel profile {about.get('hardware', folder.name)}",
+        tokens=Line(measured, tokens),
+        rows=Line(counts, _total(sequences, shape.layers, counts)),
+        attention=_attention(folder / "attention.csv"),
+        layers=shape.layers,
+        token_limit=min(max(points) for points in dense.values()),
+        overhead_s=overhead_s,
+        watts=watts,
+        skew=_skew(folder, about, shape),
+        savings=_savings(folder / "step.csv"),
+        about=about,
+    )
+
+
+def read_meta(folder: Path, name: str = "meta.yaml") -> dict[str, Any]:
+    """A YAML file of a bundle or of a folder above it; empty if there is none."""
+    import yaml
+
+    for place in (folder, *folder.resolve().parents[:4]):
+        path = place / name
+        if path.is_file():
+            try:
+                read = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise InputError(f"{path}: is no YAML: {str(error).splitlines()[0]}") from None
+            return read if isinstance(read, dict) else {}
+    return {}
+
+
+def _by_layer(path: Path, size: str) -> dict[str, dict[float, float]]:
+    found: dict[str, dict[float, float]] = defaultdict(dict)
+    for _, (layer, at, time_us) in rows(path, [("layer", str), (size, whole), _TIME]):
+        found[layer][at] = time_us * 1e-6
+    if not found:
+        raise InputError(f"{path}: has no rows; profile at least one layer")
+    return dict(found)
+
+
+def _total(kernels: Mapping[str, Mapping[float, float]], layers: int, at: Floats) -> Floats:
+    """Seconds of all these kernels in a step, at each size."""
+    total = np.zeros(len(at))
+    for name, one in kernels.items():
+        times = 1 if name in ONCE else layers * (2 if name in TWICE else 1)
+        points = np.array(sorted(one), dtype=np.float64)
+        total += times * Line(points, np.array([one[point] for point in points])).at(at)
+    return total
+
+
+def _attention(path: Path) -> AttentionGrid:
+    names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
+    there = header(path)
+    columns: Columns = [*((name, whole) for name in names), _TIME]
+    columns += [(name, str) for name in ("layer", "decode_q_len") if name in there]
+    kept = [
+        values[:5]
+        for _, values in rows(path, columns)
+        if all(value in ("attention", "1") for value in values[5:])
+    ]
+    if not kept:
+        raise InputError(f"{path}: has no rows of attention; profile it on a grid")
+    table = np.array(kept, dtype=np.float64)
+    # Zero stands for a part that a batch does not have, so it is a point of every axis.
+    axes = [np.unique(np.concatenate([[0.0], table[:, i]])) for i in range(4)]
+    seconds = np.full([len(axis) for axis in axes], np.nan)
+    place = tuple(np.searchsorted(axis, table[:, i]) for i, axis in enumerate(axes))
+    seconds[place] = table[:, 4] * 1e-6
+    seconds[0, 0, 0, 0] = 0.0
+    return AttentionGrid(tuple(tuple(axis.tolist()) for axis in axes), seconds)
+
+
+def _moe(path: Path, shape: Shape) -> Callable[[float], float]:
+    """Seconds of one layer's experts by tokens, at the expected number of distinct experts."""
+    if not shape.experts:
+        raise InputError(f"{path}: how many experts the model has is not known; name the model")
+    ways = shape.expert_parallel
+    columns: Columns = [
+        ("tokens", whole), ("activated_experts", whole), _TIME
+    ]  # fmt: skip
+    if "ep" in header(path):
+        columns.append(("ep", whole))
+    grid: dict[float, dict[float, float]] = defaultdict(dict)
+    for _, values in rows(path, columns):
+        if values[3:] in ([], [ways]):
+            grid[values[0]][values[1]] = values[2] * 1e-6
+    if not grid:
+        raise InputError(f"{path}: has no rows for expert parallelism {ways}")
+    lines = {}
+    for tokens, points in grid.items():
+        counts = np.array(sorted(points), dtype=np.float64)
+        lines[tokens] = Line(counts, np.array([points[count] for count in counts]))
+    axis = sorted(lines)
+
+    def seconds(tokens: float) -> float:
+        everywhere = tokens * ways  # every rank sees the tokens of all, for its own experts
+        share = 1 - shape.active_experts / shape.experts
+        awake = shape.experts / ways * (1 - share**everywhere)
+        return sum(
+            weight * lines[axis[i]].one(min(awake, max(grid[axis[i]])))
+            for i, weight in weights(axis, everywhere)
+        )
+
+    return seconds
+
+
+def _all_reduces(tokens: Floats, shape: Shape) -> Floats:
+    """Two a layer, after attention and after the MLP (Megatron-LM), of bf16 activations."""
+    rate, latency = shape.link
+    seconds = collective_seconds(
+        "all_reduce", tokens * shape.hidden * 2, shape.tensor_parallel, rate, latency
+    )
+    return np.asarray(2 * shape.layers * seconds, dtype=np.float64)
+
+
+def _savings(path: Path) -> Savings | None:
+    if not path.is_file():
+        return None
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    columns: Columns = [("branch", str), ("num_tokens", whole), ("saved_us", signed)]
+    for _, (kind, tokens, saved) in rows(path, columns):
+        found[kind][tokens].append(saved * 1e-6)
+
+    def branch(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        sizes = sorted(found[name])
+        return tuple(sizes), tuple(sum(found[name][s]) / len(found[name][s]) for s in sizes)
+
+    return Savings(branch("full"), branch("piecewise"))
+
+
+def _skew(folder: Path, about: Mapping[str, Any], shape: Shape) -> Skew | None:
+    path, fit = folder / "skew_fit.csv", about.get("skew_fit") or {}
+    if not fit.get("enabled") or not path.is_file():
+        return None
+    names = ("n_label", "skew_rate_label", "kv_big_label", "kp_label")
+    alphas = {}
+    for _, (chunk, alpha, *labels) in rows(
+        path, [("pc", whole), ("alpha", signed), *((name, str) for name in names)]
+    ):
+        bounds = tuple(_bound(label) for label in labels)
+        alphas[(float(chunk), *bounds)] = alpha
+    per_tp = fit.get("per_tp") or {}
+    summary = per_tp.get(shape.tensor_parallel) or per_tp.get(str(shape.tensor_parallel)) or {}
+    return Skew(
+        alphas,  # type: ignore[arg-type]
+        tuple(tuple(sorted({key[i] for key in alphas})) for i in range(1, 5)),
+        tuple(sorted({key[0] for key in alphas})),
+        float(summary.get("alpha_default", 0.0)),
+    )
+
+
+def _bound(label: str) -> float:
+    """The upper bound that a label such as "kvB<=16k", "sr<=5%" or "kp=0" names."""
+    found = re.fullmatch(r"\w+(<=|=|>)([\d.]+)([k%]?)", label)
+    if found is None:
+        raise InputError(f"skew_fit.csv: {label!r} is no label such as n<=16")
+    value = float(found[2]) * {"": 1.0, "k": 1024.0, "%": 0.01}[found[3]]
+    return float("inf") if found[1] == ">" else value

@@ -1,0 +1,91 @@
+"""CSV files with a known header, read as columns; what is wrong is named with file and line."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from crosslayer.errors import InputError
+
+
+def whole(text: str) -> int:
+    """A whole number, not negative; "12.0" counts as one."""
+    value = float(text)
+    if not math.isfinite(value) or value != int(value) or value < 0:
+        raise ValueError
+    return int(value)
+
+
+def number(text: str) -> float:
+    """A finite number, not negative."""
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError
+    return value
+
+
+def signed(text: str) -> float:
+    """A finite number of either sign."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def header(path: Path) -> list[str]:
+    """The names of a file's columns. Errors: InputError for one that cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return next(csv.reader(stream), [])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text: {error.reason}") from None
+
+
+def rows(
+    path: Path, columns: Sequence[tuple[str, Callable[[str], Any]]]
+) -> Iterator[tuple[int, list[Any]]]:
+    """(line, values) of each row. Errors: InputError for a file that cannot be read, a column that
+    is missing, a row that is cut off, a value that its reader refuses.
+    """
+    try:
+        stream = path.open(encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    with stream:
+        reader = csv.reader(stream)
+        try:
+            header = next(reader, [])
+            names = [name for name, _ in columns]
+            missing = [name for name in names if name not in header]
+            if missing:
+                raise InputError(
+                    f"{path}:1: the column {missing[0]!r} is missing; a header with"
+                    f" {','.join(names)} is needed"
+                )
+            places = [(header.index(name), name, read) for name, read in columns]
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    how = "cut off" if len(cells) < len(header) else "too long"
+                    raise InputError(
+                        f"{path}:{reader.line_num}: the row has {len(cells)} cells, not"
+                        f" {len(header)}: it is {how}"
+                    )
+                made = []
+                for place, name, read in places:
+                    try:
+                        made.append(read(cells[place]))
+                    except (ValueError, OverflowError):
+                        raise InputError(
+                            f"{path}:{reader.line_num}: {name} is {cells[place]!r}, which is not"
+                            " possible there"
+                        ) from None
+                yield reader.line_num, made
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is no UTF-8 text: {error.reason}") from None

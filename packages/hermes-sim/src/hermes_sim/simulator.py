@@ -1,0 +1,230 @@
+"""The component `hermes`: a stack under a trace of requests, as a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from crosslayer.backends.members import MemberBackend
+from crosslayer.call_service import stack_pool
+from crosslayer.contracts.calls import Stage
+from crosslayer.contracts.report import Report, WrittenFile
+from crosslayer.contracts.serving import Pool, PoolMember, ServedRequest
+from crosslayer.errors import InputError
+from crosslayer.policy_loop import PolicyLoop
+from crosslayer.serve import LengthsOnly, OneCall, serve
+from crosslayer.traces.closed_loop import ClosedLoop, serve_closed
+from crosslayer.written import write_csv, written
+from hermes_sim.build import build, default_group, service_groups
+from hermes_sim.calls import FAILED, FINISHED
+from hermes_sim.chrome_trace import write_chrome_trace
+from hermes_sim.cluster import Cluster, TraceFeed
+from hermes_sim.flows import Flows, known_groups, needs_flows
+from hermes_sim.metrics import Calls
+from hermes_sim.outcome import Outcome, of_calls
+from hermes_sim.params import HermesParams
+from hermes_sim.report import REQUEST_COLUMNS, Shown, figures, metrics, request_rows, tables
+from hermes_sim.service import HermesService
+from hermes_sim.stages import stage_seconds
+from hermes_sim.tape import Tape
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.requests import RequestTrace
+    from crosslayer.kinds import RunContext, Stack
+
+FOREVER = 2**63 - 1
+
+
+class Hermes:
+    """The simulator. `service` runs other simulators' calls inside it."""
+
+    def __init__(self, params: HermesParams | None = None) -> None:
+        self.params = params or HermesParams()
+
+    def service(self, stack: Stack) -> HermesService:
+        """A `CallService` over the stack's instances. Routing by chance takes the seed 0."""
+        cluster, _, _ = build(stack, self.params, 0)
+        return HermesService(cluster)
+
+    def simulate(self, stack: Stack, trace: RequestTrace | None, context: RunContext) -> Report:
+        """Percentiles of latencies, goodput, energy, cost; where time went; a file of requests.
+
+        Errors: InputError without requests, for calls of unknown length, for a stack that does not
+        fit its memory.
+        """
+        if trace is None or not len(trace):
+            raise InputError("hermes needs requests to serve; add a [workload]")
+        cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
+        if stack.policy is not None or stack.backends:
+            outcome = self._with_policy(stack, trace, cluster, context, notes)
+        else:
+            outcome = self.run(stack, trace, cluster)
+        return self._report(stack, outcome, cluster, tape, notes, context)
+
+    def simulate_closed(self, stack: Stack, users: ClosedLoop, context: RunContext) -> Report:
+        """The same for users who wait for an answer before they ask again."""
+        cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
+        pool = self._pool(stack, cluster)
+        loop = PolicyLoop(
+            stack.policy or OneCall(), pool, HermesService(cluster), LengthsOnly(),
+            seed=context.seed, stage_seconds=self._stage_seconds,
+        )  # fmt: skip
+        outcome = _of_served(serve_closed(users, loop))
+        return self._report(stack, outcome, cluster, tape, notes, context)
+
+    def run(self, stack: Stack, trace: RequestTrace, cluster: Cluster) -> Outcome:
+        """Run a trace on a cluster that was built for the stack, without a policy."""
+        params = self.params
+        until = FOREVER if params.until_s is None else round(params.until_s * 1e9)
+        if needs_flows(trace, params):
+            flows = Flows(cluster, trace, params, default_group(stack, cluster.groups))
+            cluster.events.run(until)
+            return flows.outcome()
+        unknown = np.flatnonzero(trace.output_tokens < 0)
+        if len(unknown):
+            raise InputError(
+                f"request {trace.id(int(unknown[0]))!r} has no output_tokens, so nothing says how"
+                " long it takes"
+            )
+        groups = known_groups(trace, cluster.groups, default_group(stack, cluster.groups))
+        TraceFeed(cluster, trace, groups)
+        cluster.events.run(until)
+        return of_calls(Calls(cluster.ledger.columns()), trace, cluster.reasons)
+
+    def _with_policy(
+        self, stack: Stack, trace: RequestTrace, cluster: Cluster, context: RunContext,
+        notes: list[str],
+    ) -> Outcome:  # fmt: skip
+        if self.params.before or self.params.after or self.params.reasoning_paths > 1:
+            raise InputError(
+                "a policy plans each call itself; with [policy], put stages into the trace instead"
+                " of `before`, `after` or `reasoning_paths`"
+            )
+        asks = bool(stack.backends) and all(
+            call.messages for request in trace for call in request.calls
+        )
+        served = serve(
+            context.progress.track(trace, "serving", total=len(trace)),
+            stack.policy or OneCall(),
+            self._pool(stack, cluster),
+            HermesService(cluster),
+            MemberBackend(stack.backends) if asks else None,
+            seed=context.seed,
+            stage_seconds=self._stage_seconds,
+        )
+        notes.append("Calls are planned by the policy; stages between them have servers enough.")
+        return _of_served(served)
+
+    def _pool(self, stack: Stack, cluster: Cluster) -> Pool:
+        """The stack's pool; else a member an instance, or one a model where roles are split."""
+        if stack.pool is not None:
+            cluster.groups = service_groups(cluster.groups, stack.pool.names)
+            return stack.pool
+        if all(instance.role == "any" for instance in stack.instances):
+            return stack_pool(stack)
+        specs = {one.model.spec.name: one.model.spec for one in stack.instances}
+        members = [
+            PoolMember(name=name, spec=specs.get(name)) for name in cluster.groups if name in specs
+        ]
+        return Pool(members=tuple(members))
+
+    def _stage_seconds(self, stage: Stage) -> float | None:
+        params = self.params.stages.get(stage.kind)
+        if stage.seconds is not None or params is None:
+            return stage.seconds
+        return stage_seconds(params, 0)
+
+    def _report(
+        self, stack: Stack, outcome: Outcome, cluster: Cluster, tape: Tape,
+        notes: Sequence[str], context: RunContext,
+    ) -> Report:  # fmt: skip
+        models = dict.fromkeys(client.model.name for client in cluster.clients)
+        source = f"hermes, scheduler {self.params.scheduler}: {'; '.join(models)}"
+        shown = Shown(outcome, tape, cluster.clients, self.params, source)
+        failures = [f"{count} requests failed: {why}" for why, count in outcome.reasons.items()]
+        if tape.rows > tape.limit:
+            failures.append(f"Timeline and trace hold the first {tape.limit} steps.")
+        return Report(
+            title="Serving simulation",
+            metrics=tuple(metrics(shown)),
+            tables=tuple(tables(shown)),
+            figures=tuple(figures(shown)),
+            files=tuple(self._files(outcome, cluster, tape, context.output)),
+            notes=(*notes, *failures),
+        )
+
+    def _files(
+        self, outcome: Outcome, cluster: Cluster, tape: Tape, folder: Path
+    ) -> list[WrittenFile]:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        rows = request_rows(outcome)
+        if self.params.requests_file == "parquet":
+            files.append(_write_parquet(folder / "requests.parquet", rows))
+        else:
+            files.append(write_csv(folder / "requests.csv", "requests", REQUEST_COLUMNS, rows))
+        if self.params.chrome_trace:
+            path = folder / "trace.json"
+            write_chrome_trace(path, tape, cluster.clients, outcome)
+            files.append(written(path, "chrome-trace", "application/json"))
+        return files
+
+
+def _write_parquet(path: Path, rows: Sequence[Sequence[object]]) -> WrittenFile:
+    from crosslayer.contracts.shown import data_frame
+
+    names = [
+        column.name.replace(" ", "_") + ("_s" if column.unit == "s" else "")
+        for column in REQUEST_COLUMNS
+    ]
+    data_frame(names, rows).to_parquet(path, index=False)
+    return written(path, "requests", "application/vnd.apache.parquet")
+
+
+def _of_served(served: Sequence[ServedRequest]) -> Outcome:
+    """Columns of what a policy loop served, in order of arrival."""
+    order = sorted(served, key=lambda one: one.request.arrival_ns)
+    table = []
+    reasons: Counter[str] = Counter()
+    parts: list[dict[str, int]] = []
+    for row, one in enumerate(order):
+        last = max(one.results, key=lambda result: result.finished.finished_ns, default=None)
+        firsts = [
+            result.finished.first_token_ns
+            for result in one.results
+            if result.finished.first_token_ns is not None
+        ]
+        failed = [result for result in one.results if result.finish_reason == "failed"]
+        bad = bool(failed) and len(failed) == len(one.results)
+        if bad:
+            reasons[failed[0].finished.reason] += 1
+        first = last.finished.first_token_ns if last is not None else None
+        first = first if first is not None else min(firsts, default=-1)
+        table.append(
+            (
+                row, one.request.arrival_ns, first, one.finished_ns,
+                sum(result.prompt_tokens for result in one.results),
+                last.output_tokens if last is not None else 0, FAILED if bad else FINISHED, 0, 0,
+                one.finished_ns - last.finished.finished_ns if last is not None else 0,
+            )
+        )  # fmt: skip
+        start = min(firsts) if firsts else one.finished_ns
+        parts.append(
+            {
+                "to the first token of any call": start - one.request.arrival_ns,
+                "from there": one.finished_ns - start,
+            }
+        )
+    columns = np.array(table, dtype=np.int64).reshape(-1, 10).T
+    names = ("to the first token of any call", "from there")
+    breakdown = {name: np.array([part[name] for part in parts], dtype=np.int64) for name in names}
+    rows, arrival, first_, ends, prompt, output, status, preemptions, cached, after = columns
+    return Outcome(
+        rows, arrival, first_, ends, prompt, output, status, preemptions, cached, breakdown,
+        classes=[one.request.slo_class for one in order], reasons=reasons,
+        ids=[one.request.id for one in order], after_ns=np.maximum(after, 0),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a step takes: measured profiles, a regression, accelerators through the lowering."""
