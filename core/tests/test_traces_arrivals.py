@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from crosslayer.contracts.requests import RequestTrace
 from crosslayer.errors import InputError
 from crosslayer.kinds import RunContext
-from crosslayer.pipeline.schema import Workload
+from crosslayer.pipeline.workload import Workload
 from crosslayer.traces import (
     ClosedLoop,
     describe,

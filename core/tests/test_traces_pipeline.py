@@ -96,6 +96,12 @@ def problems(tmp_path: Path, workload: str) -> list[tuple[str, str]]:
         ('trace = "none.csv"', "workload.trace", "there is no file 'none.csv'"),
         ('trace = "t"\nrequests = 9', "workload.requests", "9 requests are more than the 3 of t"),
         ('trace = "bad.csv"', "workload.trace", "bad.csv:2:21: ContextTokens is -1"),
+        ('trace = "long.csv"', "workload.trace", "call of 2000000 output tokens; 1048576 are the"),
+        (
+            'trace = "wide.csv"\nbatch_size = 1000',
+            "workload.trace",
+            "batch_size x the longest output is 1000000000, and a run holds 16777216 decodes",
+        ),
         ('trace = "t"\nformat = "azur-llm"', "workload.format", "did you mean 'azure-llm'"),
     ],
 )
@@ -104,8 +110,20 @@ def test_a_workload_that_cannot_be_is_refused_where_it_stands(
 ) -> None:
     write(tmp_path, AZURE_2023, "t")
     write(tmp_path, AZURE + "2023-11-16 18:15:47,-1,1\n", "bad.csv")
+    write(tmp_path, AZURE + "2023-11-16 18:15:47,1,2000000\n", "long.csv")
+    write(tmp_path, AZURE + "2023-11-16 18:15:47,1,1000000\n", "wide.csv")
     found = problems(tmp_path, workload)
     assert [one[0] for one in found] == [key] and said in found[0][1]
+
+
+def test_a_trace_of_more_requests_than_a_run_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosslayer.pipeline.check.MOST_REQUESTS", 1)
+    write(tmp_path, AZURE_2023, "t")
+    ((key, said),) = problems(tmp_path, 'trace = "t"')
+    assert key == "workload.trace" and "requests, and a run serves 1 at most" in said
+    assert problems(tmp_path, 'trace = "t"\nrequests = 1') == []
 
 
 def served(run: cl.Run) -> list[list[str]]:

@@ -323,14 +323,16 @@ class Needy:
 
 
 def _component(kind: str, name: str, factory: type, params: type | None, **more: Any) -> Registered:
-    path = f"{__name__}:{factory.__name__}"
-    params_path = f"{__name__}:{params.__name__}" if params else None
+    path = f"{factory.__module__}:{factory.__name__}"
+    params_path = f"{params.__module__}:{params.__name__}" if params else None
     component = Component(name, f"a toy {name}", "", path, params_path, **more)
     return Registered(kind, component, Origin("toy", "toy-parts", "1.2.3", __file__))
 
 
 def toy_registry() -> Registry:
     """Every toy under its kind."""
+    from toy_steps import Emit, EmitParams, Take, TakeParams
+
     return Registry(
         [
             _component("model", "toy", LiveToy, ToyModelParams),
@@ -352,6 +354,8 @@ def toy_registry() -> Registry:
                 install="ask the toy maker for it",
             ),
             _component("simulator", "count", Count, CountParams),
+            _component("simulator", "emit", Emit, EmitParams),
+            _component("simulator", "take", Take, TakeParams),
             _component("serving_policy", "vote", Needy, None),
         ]
     )

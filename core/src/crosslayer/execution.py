@@ -20,6 +20,7 @@ from crosslayer.machine import machine_facts
 from crosslayer.pipeline.parts import Part, resolve
 from crosslayer.pipeline.schema import Pipeline, Simulate, names_of
 from crosslayer.pipeline.topology import topology_of
+from crosslayer.pipeline.workload import Workload
 from crosslayer.progress import Progress
 from crosslayer.registry import Registry
 from crosslayer.rundir import slug
@@ -276,29 +277,44 @@ class Execution:
         self, stack: Stack, served: Mapping[str, Any], before: Mapping[str, _Model]
     ) -> None:
         from crosslayer.pipeline.backends import placed_pool
-        from crosslayer.traces.workload import workload_inputs
 
         stack = replace(stack, pool=placed_pool(stack.pool, stack.instances))
         for table in self.pipeline.simulate:
             part = self._part("simulate", "simulator", table.use, table.params)
+            workload, workload_key = self._workload(table)
             key = step_key(
                 "simulate", part=part_inputs(part), served=served,
                 originals={name: model.key for name, model in before.items()},
                 seed=self.pipeline.seed, source=source_digest("crosslayer"),
-                workload=workload_inputs(
-                    table.served(self.pipeline.workload), self.pipeline.folder
-                ),
+                workload=workload_key,
             )  # fmt: skip
-            self._simulator(table, part, key, stack)
+            self._simulator(table, part, key, stack, workload)
 
-    def _simulator(self, table: Simulate, part: Part, key: str, stack: Stack) -> None:
+    def _workload(self, table: Simulate) -> tuple[Workload, dict[str, Any]]:
+        """What a simulator serves, and what that depends on: a step's file by its content.
+
+        Errors: InputError that names what the step wrote, if not this file.
+        """
+        from crosslayer.traces.workload import workload_inputs
+
+        served = table.served(self.pipeline.workload)
+        if table.takes is None:
+            return served, workload_inputs(served, self.pipeline.folder)
+        step, name = table.takes
+        with naming(f"simulate {table.step}"):
+            file = self.steps.file_of(step, name)
+        read = Workload(trace=str((self.steps.folder / file.path).absolute()))
+        return read, served.table() | {"trace": file.sha256}
+
+    def _simulator(
+        self, table: Simulate, part: Part, key: str, stack: Stack, workload: Workload
+    ) -> None:
         simulator = part.build(self.registry)
 
         def simulate(context: RunContext) -> Report:
             from crosslayer.traces.closed_loop import ClosedLoop
             from crosslayer.traces.workload import requests_of
 
-            workload = table.served(self.pipeline.workload)
             requests = requests_of(workload, self.pipeline.folder, context)
             closed = isinstance(requests, ClosedLoop)
             serve = simulator.simulate_closed if closed else simulator.simulate

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crosslayer.contracts.report import Report
-from crosslayer.errors import ComponentError, CrosslayerError
+from crosslayer.contracts.report import Report, WrittenFile
+from crosslayer.errors import ComponentError, CrosslayerError, InputError
 from crosslayer.kinds import RunContext
 from crosslayer.progress import Progress
 from crosslayer.results import Step
@@ -97,6 +97,15 @@ class Steps:
         for folder in (output, output.parent):  # nothing written: no folder for it
             with suppress(OSError):
                 folder.rmdir()
+
+    def file_of(self, name: str, file: str) -> WrittenFile:
+        """A file by its name in the last report of that name. Errors: InputError."""
+        report = next(report for known, report in reversed(self.reports) if known == name)
+        files = {one.name.removeprefix(f"{name}/"): one for one in report.files}
+        if file not in files:
+            wrote = f"it wrote {', '.join(map(repr, files))}" if files else "it wrote none"
+            raise InputError(f"step {name!r} wrote no file {file!r}; {wrote}")
+        return files[file]
 
     def cached(
         self,

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from crosslayer.contracts.calls import LONGEST_OUTPUT
 from crosslayer.errors import CrosslayerError, InputError, nearest
 from crosslayer.parameters import ParameterErrors
 from crosslayer.pipeline.backends import backend_part
 from crosslayer.pipeline.parts import Part, resolve
-from crosslayer.pipeline.schema import Pipeline, Workload
+from crosslayer.pipeline.schema import Pipeline
 from crosslayer.pipeline.source import PipelineErrors, Problem, Source, key_text, read_source
 from crosslayer.pipeline.tables import Found, read_tables
 from crosslayer.pipeline.toml_lines import KeyPath
 from crosslayer.pipeline.topology import topology_of
 from crosslayer.pipeline.trial import trial
+from crosslayer.pipeline.workload import MOST_DECODES, MOST_REQUESTS, Workload
 from crosslayer.registry import Registry
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.requests import RequestTrace
 
 KIND_OF_TABLE = {
     "model": "model", "transform": "model_transform", "accelerator": "accelerator_model",
@@ -265,13 +270,10 @@ class References:
                 elif step not in earlier:
                     hint = nearest(step, earlier) if earlier else "no step comes before it"
                     self._bad((*path, "trace"), f"no earlier step is called {step!r}; {hint}")
-                else:
-                    self._bad(
-                        (*path, "trace"),
-                        f"trace = {table.trace!r}: a step cannot read another's file yet",
-                    )
             elif table.trace is not None:
-                self._trace_file((*path, "trace"), table.trace)
+                trace = self._trace_file((*path, "trace"), table.trace)
+                if trace is not None:
+                    self._fits((*path, "trace"), trace, len(trace))
             if table.calls is not None:
                 self._bad(
                     (*path, "calls"),
@@ -284,26 +286,48 @@ class References:
         table = self.found.get(("workload",), Workload())
         for key in ("trace", "lengths"):
             name = getattr(table, key)
-            held = name and self._trace_file(("workload", key), name, table.format, table.sort)
-            if key == "trace" and held and (table.requests or 0) > held:
-                self._bad(
-                    ("workload", "requests"),
-                    f"{table.requests} requests are more than the {held} of {name};"
-                    " leave `requests` out to take them all",
-                )
+            if name:
+                at = ("workload", key)
+                trace = self._trace_file(at, name, table.format, table.sort)
+                if trace is not None:
+                    self._fits(at, trace, table.requests or len(trace), table.batch_size)
+                if key == "trace" and trace is not None and (table.requests or 0) > len(trace):
+                    self._bad(
+                        ("workload", "requests"),
+                        f"{table.requests} requests are more than the {len(trace)} of {name};"
+                        " leave `requests` out to take them all",
+                    )
+
+    def _fits(self, path: KeyPath, trace: RequestTrace, requests: int, batch: int = 1) -> None:
+        """A run holds the requests it serves and the decodes it prices in memory."""
+        longest = int(trace.output_tokens.max(initial=0))
+        if longest > LONGEST_OUTPUT:
+            self._bad(path, f"has a call of {longest} output tokens; {LONGEST_OUTPUT} are the most")
+        elif batch * longest > MOST_DECODES:
+            self._bad(
+                path,
+                f"batch_size x the longest output is {batch * longest}, and a run holds"
+                f" {MOST_DECODES} decodes at most in memory; lower batch_size",
+            )
+        if path[-1] == "trace" and min(len(trace), requests) > MOST_REQUESTS:
+            self._bad(
+                path,
+                f"has {len(trace)} requests, and a run serves {MOST_REQUESTS} at most; write"
+                " 'requests' into [workload], or a shorter file",
+            )
 
     def _trace_file(
         self, path: KeyPath, name: str, format: str | None = None, sort: bool = False
-    ) -> int:
-        """A file of requests must be there and whole. Returns how many it holds, 0 for none."""
+    ) -> RequestTrace | None:
+        """A file of requests, which must be there and whole."""
         if not (self.source.folder / name).is_file():
             self._bad(path, f"there is no file {name!r} (looked in {self.source.folder})")
-            return 0
+            return None
         from crosslayer.traces.problems import TraceErrors
         from crosslayer.traces.workload import known_trace
 
         try:
-            return len(known_trace(self.source.folder / name, format, sort))
+            return known_trace(self.source.folder / name, format, sort)
         except TraceErrors as error:
             first = error.problems[0]
             more = f" (and {error.count - 1} more problems)" if error.count > 1 else ""
@@ -311,7 +335,7 @@ class References:
             self._bad(path, f"the trace cannot be used: {place}: {first.message}{more}")
         except InputError as error:
             self._bad((*path[:-1], "format") if "trace format" in str(error) else path, str(error))
-        return 0
+        return None
 
     def _network(self) -> tuple[str, ...]:
         table = self.found.get(("network",))

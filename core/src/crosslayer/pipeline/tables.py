@@ -12,6 +12,7 @@ from crosslayer.errors import nearest
 from crosslayer.pipeline import schema
 from crosslayer.pipeline.source import Problem, Source, key_text
 from crosslayer.pipeline.toml_lines import KeyPath
+from crosslayer.pipeline.workload import Workload
 
 # Table, class, whether it is written once, several times ([[...]]), or either.
 TABLES: dict[str, tuple[type[BaseModel], str]] = {
@@ -24,7 +25,7 @@ TABLES: dict[str, tuple[type[BaseModel], str]] = {
     "pool": (schema.Members, "once"),
     "policy": (schema.Policy, "once"),
     "network": (schema.Network, "once"),
-    "workload": (schema.Workload, "once"),
+    "workload": (Workload, "once"),
     "simulate": (schema.Simulate, "several"),
 }
 KNOWN = (

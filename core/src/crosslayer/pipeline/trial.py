@@ -21,11 +21,12 @@ from crosslayer.errors import CrosslayerError, InputError, UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.pipeline.backends import build_backend, wordless
 from crosslayer.pipeline.parts import Part
-from crosslayer.pipeline.schema import Instance, Pipeline, Workload
+from crosslayer.pipeline.schema import Instance, Pipeline
 from crosslayer.pipeline.source import Problem, Source, key_text
 from crosslayer.pipeline.tables import Found
 from crosslayer.pipeline.toml_lines import KeyPath
 from crosslayer.pipeline.topology import topology_of
+from crosslayer.pipeline.workload import Workload
 from crosslayer.registry import Registry
 
 if TYPE_CHECKING:

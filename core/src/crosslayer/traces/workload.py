@@ -18,7 +18,7 @@ from crosslayer.traces.rows import first_requests
 
 if TYPE_CHECKING:
     from crosslayer.kinds import RunContext
-    from crosslayer.pipeline.schema import Workload
+    from crosslayer.pipeline.workload import Workload
 
 
 def requests_of(
@@ -68,7 +68,7 @@ def workload_inputs(workload: Workload, folder: Path) -> dict[str, Any]:
 
     table = workload.table()
     for key in ("trace", "lengths"):
-        if key in table:
+        if key in table and not table[key].startswith("@"):  # a step's file is there when it ran
             table[key] = content_digest(folder / table[key])
     return table
 
