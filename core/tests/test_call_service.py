@@ -51,6 +51,19 @@ def test_a_cancelled_call_never_reports_and_is_cancelled_once() -> None:
     assert service.advance(100)[0] == 25
 
 
+def test_a_running_call_has_made_the_tokens_of_the_time_that_is_gone() -> None:
+    service = IsolatedService(lambda call: (100e-9, 100e-9 + 10e-9 * (call.output_tokens or 0)))
+    service.submit(call("a", 11), 0)  # the first token at 100, the last at 210
+    service.submit(call("none", 0), 0)
+    made = []
+    for now in (50, 99, 100, 110, 111, 209):
+        service.advance(now)
+        made.append(service.made_tokens("a"))
+    assert made == [0, 0, 1, 1, 2, 10]
+    service.advance(250)
+    assert service.made_tokens("a") == 0  # it is over
+
+
 def test_what_cannot_be_priced_is_named() -> None:
     service = by_length()
     service.advance(7)

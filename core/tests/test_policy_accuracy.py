@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from toy_serving import Vote
 
 from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sample, Usage
 from crosslayer.contracts.report import Report
-from crosslayer.contracts.serving import Pool, PoolMember
+from crosslayer.contracts.serving import CallSeconds, Done, Pool, PoolMember, ServePlan
 from crosslayer.discovery import discover
 from crosslayer.errors import InputError
 from crosslayer.kinds import RunContext, Stack
 from crosslayer.policies import Single
 from crosslayer.policy_accuracy import PolicyAccuracy, wilson
+from crosslayer.progress import Progress
 from crosslayer.questions import MATCHES, read_questions
 from crosslayer.registry import Registry
 from crosslayer.runner import run
@@ -65,6 +67,18 @@ class Letters:
         return Usage()
 
 
+class Shown(Progress):
+    """Counts what a person sees."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def track(self, items: Iterable[Any], label: str, total: int | None = None) -> Iterator[Any]:
+        for item in items:
+            self.counts[label] += 1
+            yield item
+
+
 class VoteOnText(Vote):
     """The toy vote, on what was said."""
 
@@ -74,12 +88,13 @@ class VoteOnText(Vote):
 
 
 def evaluated(
-    tmp_path: Path, stack: Stack, data: Path, seed: int = 1, **values: Any
+    tmp_path: Path, stack: Stack, data: Path, seed: int = 1, progress: Any = None, **values: Any
 ) -> tuple[Any, list[str]]:
     output = tmp_path / f"out{seed}{len(list(tmp_path.iterdir()))}"
     output.mkdir()
     params = PolicyAccuracyParams(data=data, **values)
-    report = PolicyAccuracy(params).evaluate(stack, RunContext(seed, output))
+    context = RunContext(seed, output, progress or Progress())
+    report = PolicyAccuracy(params).evaluate(stack, context)
     return report, (output / "answers.csv").read_text().splitlines()
 
 
@@ -117,6 +132,39 @@ def test_a_vote_is_counted_with_all_its_calls_and_its_first_calls_are_made_toget
     )  # fmt: skip
     assert again.metrics == report.metrics
     assert again.tables == report.tables
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_calls_that_a_policy_stops_waiting_for_are_counted_as_they_were_asked(
+    tmp_path: Path, cancel: bool
+) -> None:
+    class First:
+        def plan(self, request: Any, pool: Any) -> ServePlan:
+            return ServePlan(calls=tuple(request.call.to("a", i) for i in range(5)))
+
+        def decide(self, request: Any, results: Any) -> Done:
+            return Done(answer=results[0].text, cancel=cancel)
+
+    times = CallSeconds(prompt_tokens=(1, 9), output_tokens=(1, 9), seconds=((0, 1), (0, 1)))
+    rows = [{"id": f"q{i}", "prompt": "?", "answer": "a"} for i in range(4)]
+    data = questions(tmp_path / "q.jsonl", rows)
+
+    class Watched(Letters):
+        def generate(self, prompts: Any, done: Any = None) -> Any:
+            made = super().generate(prompts, done)
+            assert shown.counts["asking"] == 20  # each answer as it came
+            return made
+
+    for known in (times, None):
+        a, shown = Watched("a"), Shown()
+        pool = Pool(members=(PoolMember(name="a", call_seconds=known),))
+        stack = Stack(policy=First(), pool=pool, backends={"a": a})
+        report, _ = evaluated(tmp_path, stack, data, progress=shown)
+        assert len(a.asked) == 20
+        assert report.metric("calls_per_question").value == 5
+        assert report.metric("prompt_tokens_per_question").value == 5 * 7
+        assert report.metric("output_tokens_per_question").value == (10 * 2 + 10 * 3) / 4
+        assert report.table("members").rows == (("a", 20, 140, 50, 0),)
 
 
 def test_the_policy_never_sees_the_reference_answer(tmp_path: Path) -> None:

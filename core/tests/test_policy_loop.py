@@ -144,8 +144,8 @@ def test_calls_end_exactly_once_and_time_runs_forwards(
     ended = [c.call_id for c in service.finished] + list(service.cancelled)
     assert sorted(ended) == sorted(set(submitted)) == sorted(submitted)
     reported = [r.finished.call_id for s in served for r in s.results]
-    cancelled = [c.call_id for s in served for c in s.cancelled]
-    left = [id for s in served for id in s.left_running]
+    cancelled = [c.finished.call_id for s in served for c in s.cancelled]
+    left = [c.id for s in served for c in s.left_running]
     assert sorted(reported + cancelled + left) == sorted(submitted)
     assert sorted(cancelled) == sorted(service.cancelled)
     assert not broken_cancel or not cancelled
@@ -209,8 +209,9 @@ def test_a_decision_cancels_what_is_outstanding_and_frees_the_server() -> None:
     service = Fifo()
     first, second = serve(requests(0, 5), policy, M, service)
     assert (first.answer, first.finished_ns) == ("1", 10)
-    assert [(c.call_id, c.finished_ns, c.cancelled) for c in first.cancelled] == [
-        ("r0/b", 10, True), ("r0/c", 10, True),
+    ended = [(c.finished.call_id, c.finished.finished_ns, c.finish_reason) for c in first.cancelled]
+    assert ended == [
+        ("r0/b", 10, "cancelled"), ("r0/c", 10, "cancelled"),
     ]  # fmt: skip
     assert times(second) == {"a": (10, 20)}  # not at 1010, when b and c would have ended
     assert not {c.call_id for c in service.finished} & set(service.cancelled)
@@ -220,7 +221,8 @@ def test_done_without_cancel_lets_calls_run_on_unread() -> None:
     policy = Plan((call("a", 1), call("b", 50)), [Done(answer="x", cancel=False)])
     service = Fifo()
     first, second = serve(requests(0, 5), policy, M, service)
-    assert (first.finished_ns, first.left_running, first.cancelled) == (10, ("r0/b",), ())
+    assert (first.finished_ns, first.cancelled) == (10, ())
+    assert [(c.id, c.output_tokens) for c in first.left_running] == [("r0/b", 50)]
     assert times(second)["a"] == (510, 520)
     assert len(policy.shown[0]) == 1 and all(len(shown) == 1 for shown in policy.shown)
     assert {c.call_id for c in service.finished} == {"r0/a", "r0/b", "r1/a"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from toy_serving import Vote
+from toy_serving import Plan, Vote, call
 
 from crosslayer.accelerators.params import RooflineParams
 from crosslayer.accelerators.roofline import Roofline
@@ -16,13 +17,15 @@ from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sample, Usa
 from crosslayer.call_service import stack_seconds
 from crosslayer.contracts.calls import LLMCall, Message, Request, single
 from crosslayer.contracts.requests import RequestTrace
-from crosslayer.contracts.serving import Pool, PoolMember
+from crosslayer.contracts.serving import Done, Pool, PoolMember
 from crosslayer.discovery import discover
 from crosslayer.errors import InputError
 from crosslayer.kinds import Instance, RunContext, Stack
 from crosslayer.models.presets import SpecPreset
+from crosslayer.policies import Single
 from crosslayer.registry import Registry
 from crosslayer.runner import run
+from crosslayer.serving_params import SingleParams
 from crosslayer.simulators.isolated import Isolated
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "serving.toml"
@@ -99,6 +102,31 @@ def stack(**changes: Any) -> Stack:
 
 def context(tmp_path: Path) -> RunContext:
     return RunContext(seed=1, output=tmp_path)
+
+
+@pytest.mark.parametrize(("cancel", "tokens"), [(True, (9, 10)), (False, (55,))])
+def test_a_call_that_nobody_reads_counts_with_the_tokens_it_made(
+    tmp_path: Path, cancel: bool, tokens: tuple[int, ...]
+) -> None:
+    calls = (call("short", 5, "a"), call("long", 50, "b"))
+    serving = stack(policy=Plan(calls, [Done(answer="x", cancel=cancel)]))
+    trace = RequestTrace.from_requests([single("r", 0, 5, 5)])
+    row = Isolated().simulate(serving, trace, context(tmp_path)).table("requests").rows[0]
+    assert row[4:6] == (2, 10)
+    assert row[6] in tokens
+    assert row[7] == "a, b"
+
+
+def test_what_is_kept_of_a_served_request_is_small(tmp_path: Path) -> None:
+    many = np.arange(1000)
+    trace = RequestTrace(many * 10**8, np.full(1000, 100), np.full(1000, 5))
+    serving = stack(policy=Single(SingleParams(member="a")))
+    Isolated().simulate(serving, trace, context(tmp_path))  # what is imported and cached, now is
+    tracemalloc.start()
+    Isolated().simulate(serving, trace, context(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2000 * len(trace)
 
 
 def test_a_request_takes_what_its_calls_take_alone(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ class IsolatedService:
         """Whether the call was running and will now never be reported."""
         return self._running.pop(call_id, None) is not None
 
+    def made_tokens(self, call_id: str) -> int:
+        """Output tokens of a running call by now, as if they came evenly after the first."""
+        call = self._running.get(call_id)
+        if call is None or call.first_token_ns is None or self._now_ns < call.first_token_ns:
+            return 0
+        gone, whole = self._now_ns - call.first_token_ns, call.finished_ns - call.first_token_ns
+        more = (call.output_tokens - 1) * gone // whole if whole else call.output_tokens
+        return min(1 + more, call.output_tokens)
+
     def advance(self, until_ns: int) -> tuple[int, tuple[FinishedCall, ...]]:
         """(now, what finished at now): the first instant with a finish, else `until_ns`."""
         finished: list[FinishedCall] = []

@@ -172,7 +172,8 @@ class CallService(Protocol):
     `advance` stops at the first instant a call finishes, never beyond it, so that an answer can
     cause the next call at that instant; it returns (now, the calls that finished at now). Calls
     submitted for a later instant wait until then. `cancel` of a finished or unknown call returns
-    False.
+    False. Optional: `made_tokens(call_id) -> int`, output tokens of an open call by now, with which
+    a cancelled one is counted (without it: none).
     """
 
     def submit(self, call: LLMCall, at_ns: int) -> None: ...

@@ -8,10 +8,9 @@ nothing but the question and the seed; the first calls of all questions are made
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crosslayer.backends.members import MemberBackend
 from crosslayer.backends.protocol import Sampling, TextBackend
@@ -20,7 +19,7 @@ from crosslayer.backends.transformers import TransformersBackend
 from crosslayer.call_service import IsolatedService
 from crosslayer.contracts.calls import LLMCall, Request
 from crosslayer.contracts.report import Cell, Column, Metric, Provenance, Report, Table
-from crosslayer.contracts.serving import Pool, PoolMember, ServedRequest
+from crosslayer.contracts.serving import Answer, Pool, PoolMember, ServedRequest
 from crosslayer.errors import InputError
 from crosslayer.policy_loop import PolicyLoop, call_seed
 from crosslayer.questions import MATCHES, Question, read_questions
@@ -70,54 +69,60 @@ class PolicyAccuracy:
             if params.record:
                 for name, backend in speakers.items():
                     backends[name] = open_files.enter_context(Recorder(backend, calls))
-            served = self._serve(questions, stack.policy or OneCall(), pool, backends, context)
-        used = Counter(result.call.model or "" for one in served for result in one.results)
+            asked = self._ask(questions, stack.policy or OneCall(), pool, backends, context)
+        used = {member for one in asked for member, _ in one.said}
         kinds: set[Provenance] = {_provenance(speakers[name]) for name in used}
         policy = type(stack.policy).__name__ if stack.policy else "one call"
         source = (
             f"{policy} over {', '.join(pool.names)} on {params.data.name},"
             f" {len(questions)} questions"
         )
-        rows = [self._row(one) for one in served]
+        rows = [self._row(one) for one in asked]
         files = [write_csv(context.output / "answers.csv", "answers", COLUMNS, rows)]
         if params.record:
             files.append(written(calls, "calls", "application/jsonl"))
         notes = (
             f"Interval: Wilson at {CONFIDENCE:.0%}. Match: {params.match}. Token counts are the"
-            " models' own.",
+            " models' own; calls that the policy cancelled were asked and count whole.",
         )
         return Report(
             title="Accuracy of the policy",
             metrics=_metrics(rows, "recorded" if "recorded" in kinds else "measured", source),
-            tables=(_members(served), _answers(rows, params.table_rows)),
+            tables=(_members(asked), _answers(rows, params.table_rows)),
             files=tuple(files),
             notes=notes,
         )
 
-    def _serve(
+    def _ask(
         self,
         questions: tuple[Question, ...],
         policy: ServingPolicy,
         pool: Pool,
         backends: Mapping[str, TextBackend],
         context: RunContext,
-    ) -> list[ServedRequest]:
+    ) -> list[_Asked]:
         params = self.params
         sampling = Sampling(
             temperature=params.temperature, max_tokens=params.max_tokens, stop=params.stop
         )
-        backend = MemberBackend(backends, sampling)
+        backend = _Noting(MemberBackend(backends, sampling))
         counting = [b for b in map(_inner, backends.values()) if hasattr(b, "count_tokens")]
         count = counting[0].count_tokens if counting else None
         requests = [self._request(question, count) for question in questions]
-        context.progress.say(f"asking {len(questions)} questions")
-        backend.ask_ahead(_first_calls(requests, policy, pool, context.seed))
+        first = list(_first_calls(requests, policy, pool, context.seed))
+        context.progress.say(f"asking {len(questions)} questions, {len(first)} calls to begin with")
+        answers = context.progress.track(first, "asking")
+        backend.members.ask_ahead(first, lambda: next(answers, None))
+        for _ in answers:
+            pass  # ends the bar
         loop = PolicyLoop(policy, pool, _service(pool), backend, seed=context.seed)
-        served: list[ServedRequest] = []
+        asked = []
         for request in context.progress.track(requests, "deciding"):
+            backend.said = []
             loop.submit(request.model_copy(update={"arrival_ns": loop.now_ns}))
-            served += loop.advance()[1]
-        return served
+            (served,) = loop.advance()[1]
+            asked.append(_Asked(served, backend.said))
+        return asked
 
     def _request(self, question: Question, count: Any) -> Request:
         messages = question.asked(self.params.system)
@@ -131,21 +136,40 @@ class PolicyAccuracy:
             id=question.id, arrival_ns=0, nodes=(call,), reference_answer=question.answer
         )
 
-    def _row(self, one: ServedRequest) -> tuple[Cell, ...]:
-        reference = one.request.reference_answer or ""
-        answer = one.answer
+    def _row(self, one: _Asked) -> tuple[Cell, ...]:
+        reference = one.served.request.reference_answer or ""
+        answer = one.served.answer
         right = answer is not None and MATCHES[self.params.match](answer, reference)
-        members = dict.fromkeys(result.call.model or "" for result in one.results)
         return (
-            one.request.id,
+            one.served.request.id,
             answer,
             reference,
             right,
-            len(one.results),
-            sum(result.prompt_tokens for result in one.results),
-            sum(result.output_tokens for result in one.results),
-            ", ".join(members),
+            len(one.said),
+            sum(said.prompt_tokens or 0 for _, said in one.said),
+            sum(said.output_tokens for _, said in one.said),
+            ", ".join(dict.fromkeys(member for member, _ in one.said)),
         )
+
+
+class _Asked(NamedTuple):
+    """A question, and what was said to every call of it, read by the policy or not."""
+
+    served: ServedRequest
+    said: list[tuple[str, Answer]]
+
+
+class _Noting:
+    """Notes who says what: calls that a policy cancels were made all the same."""
+
+    def __init__(self, members: MemberBackend) -> None:
+        self.members = members
+        self.said: list[tuple[str, Answer]] = []
+
+    def answer(self, call: LLMCall, seed: int) -> Answer:
+        answer = self.members.answer(call, seed)
+        self.said.append((call.model or "", answer))
+        return answer
 
 
 def _live(stack: Stack) -> dict[str, TextBackend]:
@@ -227,16 +251,16 @@ def _metrics(
     return tuple(made)
 
 
-def _members(served: list[ServedRequest]) -> Table:
+def _members(asked: list[_Asked]) -> Table:
     """Who was asked how often, and what that took."""
     rows: dict[str, list[int]] = {}
-    for one in served:
-        for result in one.results:
-            row = rows.setdefault(result.call.model or "", [0, 0, 0, 0])
+    for one in asked:
+        for member, said in one.said:
+            row = rows.setdefault(member, [0, 0, 0, 0])
             row[0] += 1
-            row[1] += result.prompt_tokens
-            row[2] += result.output_tokens
-            row[3] += result.finish_reason == "length"
+            row[1] += said.prompt_tokens or 0
+            row[2] += said.output_tokens
+            row[3] += said.finish_reason == "length"
     columns = (
         Column(name="member"),
         Column(name="calls"),

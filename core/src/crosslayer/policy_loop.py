@@ -54,8 +54,9 @@ class _Job:
     ready_ns: dict[str, int] = field(default_factory=dict)
     nodes: list[NodeTimes] = field(default_factory=list)
     results: list[CallResult] = field(default_factory=list)
-    cancelled: list[FinishedCall] = field(default_factory=list)
+    cancelled: list[CallResult] = field(default_factory=list)
     open: dict[str, None] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)  # ids of its calls
 
 
 @dataclass
@@ -107,7 +108,6 @@ class PolicyLoop:
         # (instant, order of the job, number, job, the stage that ends; None: the job arrives)
         self._events: list[tuple[int, int, int, _Job, str | None]] = []
         self._open: dict[str, _Submitted] = {}
-        self._used: set[str] = set()
         self._load = {name: [0, 0] for name in pool.names}
         self._over: list[_Job] = []
         self._numbers = 0
@@ -240,12 +240,12 @@ class PolicyLoop:
                     f"call {call.id!r} of request {turn.part.id!r} names {call.model!r},"
                     f" which is no member of the pool; {hint}"
                 )
-            if id in self._used:
+            if id in turn.job.used or id in self._open:
                 raise ComponentError(
                     f"call id {call.id!r} of request {turn.part.id!r} is used twice; every call"
                     " needs an id of its own (`call.to(member, sample)` makes one)"
                 )
-            self._used.add(id)
+            turn.job.used.add(id)
             said = self._backend.answer(call, call_seed(self._seed, id))
             prompt = call.prompt_tokens if said.prompt_tokens is None else said.prompt_tokens
             lengths = {"prompt_tokens": prompt, "output_tokens": said.output_tokens}
@@ -302,15 +302,24 @@ class PolicyLoop:
         turn.over = True
         for id in tuple(turn.open) if done.cancel else ():
             submitted = self._open[id]
+            made = getattr(self._service, "made_tokens", lambda _: 0)(id)
             if self._service.cancel(id):
                 self._close(submitted)
                 ended = FinishedCall(
                     call_id=id,
                     submitted_ns=submitted.at_ns,
                     finished_ns=self.now_ns,
+                    output_tokens=made,
                     status="cancelled",
                 )
-                turn.job.cancelled.append(ended)
+                result = CallResult(
+                    call=submitted.call,
+                    finished=ended,
+                    prompt_tokens=submitted.sent.prompt_tokens,
+                    output_tokens=made,
+                    finish_reason="cancelled",
+                )
+                turn.job.cancelled.append(result)
         self._node_over(turn.job, turn.node, done.answer)
 
     def _node_over(self, job: _Job, name: str, answer: str | None) -> None:
@@ -342,7 +351,7 @@ class PolicyLoop:
                 nodes=tuple(job.nodes),
                 results=tuple(job.results),
                 cancelled=tuple(job.cancelled),
-                left_running=tuple(job.open),
+                left_running=tuple(self._open[id].sent for id in job.open),
             )
             for job in self._over
         ]

@@ -82,14 +82,25 @@ def serve(
     loop = PolicyLoop(
         policy, pool, service, backend or LengthsOnly(), seed=seed, stage_seconds=stage_seconds
     )
-    served: dict[str, ServedRequest] = {}
     order: list[str] = []
-    for request in in_order_of_arrival(requests):
-        order.append(request.id)
-        served.update((one.request.id, one) for one in _run(loop, request.arrival_ns))
-        loop.submit(request)
-    served.update((one.request.id, one) for one in _run(loop, LAST_NS))
+
+    def noted() -> Iterator[Request]:
+        for request in requests:
+            order.append(request.id)
+            yield request
+
+    served = {one.request.id: one for one in serve_each(noted(), loop)}
     return tuple(served[id] for id in order)
+
+
+def serve_each(requests: Iterable[Request], loop: PolicyLoop) -> Iterator[ServedRequest]:
+    """Serve requests (in order of arrival) to the end and give each away when it is over: for more
+    of them than memory holds.
+    """
+    for request in in_order_of_arrival(requests):
+        yield from _run(loop, request.arrival_ns)
+        loop.submit(request)
+    yield from _run(loop, LAST_NS)
 
 
 def _run(loop: PolicyLoop, until_ns: int) -> Iterator[ServedRequest]:

@@ -4,7 +4,7 @@ backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import ValidationError
 
@@ -45,16 +45,22 @@ class MemberBackend:
             finish_reason="length" if sample.finish_reason == "length" else "stop",
         )
 
-    def ask_ahead(self, calls: Iterable[tuple[LLMCall, int]]) -> None:
+    def ask_ahead(
+        self, calls: Iterable[tuple[LLMCall, int]], done: Callable[[], object] = lambda: None
+    ) -> None:
         """Ask for these calls (with their seeds) together, for `answer` to find: the loop itself
-        asks one by one.
+        asks one by one. done is called after each.
         """
+
+        def answered(_: int, __: Generation) -> None:
+            done()
+
         asked: dict[str, dict[Prompt, None]] = {}
         for call, seed in calls:
             member, prompt = self._asked(call, seed)
             asked.setdefault(member, {})[prompt] = None
         for member, prompts in asked.items():
-            made = self._backends[member].generate(list(prompts))
+            made = self._backends[member].generate(list(prompts), answered)
             self._ahead |= {
                 (member, prompt): one for prompt, one in zip(prompts, made, strict=True)
             }

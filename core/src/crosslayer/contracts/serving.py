@@ -206,7 +206,8 @@ class FinishedCall(Value):
 class CallResult(Value):
     """A call that has ended: what it said (from the backend) and when (from the service).
 
-    call: as the policy wrote it. A failed call has no text, and its finish_reason is "failed".
+    call: as the policy wrote it. A failed or cancelled call has no text, that word as its
+    finish_reason, and as output_tokens those that the service made before it ended.
     """
 
     call: LLMCall
@@ -215,7 +216,7 @@ class CallResult(Value):
     output_tokens: int
     text: str | None = None
     answer: str | None = None
-    finish_reason: Literal["stop", "length", "failed"] = "stop"
+    finish_reason: Literal["stop", "length", "failed", "cancelled"] = "stop"
 
 
 class NodeTimes(Value):
@@ -232,16 +233,17 @@ class ServedRequest(Value):
     """What became of a request.
 
     nodes: in order of finishing; results: of its calls, in order of ending. cancelled: calls that
-    the policy's answer made needless. left_running: ids of calls that still ran when the request
-    was over, because the policy or the service did not end them.
+    the policy's answer made needless. left_running: calls that still ran when the request was over,
+    because the policy or the service did not end them, as the service got them: with the lengths
+    that they come to.
     """
 
     request: Request
     finished_ns: int
     nodes: tuple[NodeTimes, ...]
     results: tuple[CallResult, ...] = ()
-    cancelled: tuple[FinishedCall, ...] = ()
-    left_running: tuple[str, ...] = ()
+    cancelled: tuple[CallResult, ...] = ()
+    left_running: tuple[LLMCall, ...] = ()
 
     @property
     def answer(self) -> str | None:

@@ -6,13 +6,14 @@ calls, and what a policy's extra calls cost by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from crosslayer.backends.members import MemberBackend
 from crosslayer.call_service import IsolatedService, stack_pool
+from crosslayer.contracts.calls import LLMCall, Request
 from crosslayer.contracts.report import (
     Cell,
     Column,
@@ -23,10 +24,10 @@ from crosslayer.contracts.report import (
     Series,
     Table,
 )
-from crosslayer.contracts.serving import ServedRequest
+from crosslayer.contracts.serving import CallResult, ServedRequest
 from crosslayer.errors import InputError
 from crosslayer.policy_loop import PolicyLoop
-from crosslayer.serve import LengthsOnly, OneCall
+from crosslayer.serve import Backend, LengthsOnly, OneCall, serve_each
 from crosslayer.serving_params import IsolatedParams
 from crosslayer.traces.closed_loop import ClosedLoop, serve_closed
 from crosslayer.written import write_csv
@@ -61,7 +62,8 @@ class Isolated:
     def simulate(self, stack: Stack, trace: RequestTrace | None, context: RunContext) -> Report:
         """Percentiles of time to first token and latency, a table of requests, all in a CSV file.
 
-        Time to first token: from arrival to the first token of any of the request's calls. What
+        Time to first token: from arrival to the first token of any of the request's calls. A call
+        counts with its prompt and the tokens it made, up to its cancellation if it had one. What
         calls say comes from the stack's backends where they have messages; else each is as long as
         it says. Errors: InputError without requests.
         """
@@ -70,19 +72,29 @@ class Isolated:
         asks = bool(stack.backends) and all(
             call.messages for request in trace for call in request.calls
         )
-        backend = MemberBackend(stack.backends) if asks else None
-        requests = context.progress.track(trace, "serving", total=len(trace))
-        served = stack.serve(requests, self.service(stack), backend, seed=context.seed)
-        return self._report(stack, served, context)
+        loop = self._loop(stack, MemberBackend(stack.backends) if asks else LengthsOnly(), context)
+        rows: dict[str, _Row] = {}  # in order of arrival
+
+        def arriving() -> Iterator[Request]:
+            for request in context.progress.track(trace, "serving", total=len(trace)):
+                rows[request.id] = _Row()
+                yield request
+
+        for one in serve_each(arriving(), loop):
+            rows[one.request.id] = _row(one)
+        return self._report(stack, list(rows.values()), context)
 
     def simulate_closed(self, stack: Stack, users: ClosedLoop, context: RunContext) -> Report:
         """The same for users who wait for an answer before they ask again."""
-        policy, pool = stack.policy or OneCall(), stack.pool or stack_pool(stack)
-        loop = PolicyLoop(policy, pool, self.service(stack), LengthsOnly(), seed=context.seed)
-        return self._report(stack, serve_closed(users, loop), context)
+        loop = self._loop(stack, LengthsOnly(), context)
+        return self._report(stack, [_row(one) for one in serve_closed(users, loop)], context)
 
-    def _report(self, stack: Stack, served: Sequence[ServedRequest], context: RunContext) -> Report:
-        rows = [_row(one) for one in served]
+    def _loop(self, stack: Stack, backend: Backend, context: RunContext) -> PolicyLoop:
+        policy, pool = stack.policy or OneCall(), stack.pool or stack_pool(stack)
+        return PolicyLoop(policy, pool, self.service(stack), backend, seed=context.seed)
+
+    def _report(self, stack: Stack, served: Sequence[_Row], context: RunContext) -> Report:
+        rows = [one.cells for one in served]
         file = write_csv(context.output / "requests.csv", "requests", COLUMNS, rows)
         source = f"isolated calls on {', '.join(instance.name for instance in stack.instances)}"
         return Report(
@@ -95,29 +107,37 @@ class Isolated:
         )
 
 
-def _row(one: ServedRequest) -> tuple[Cell, ...]:
-    arrival = one.request.arrival_ns
+class _Row(NamedTuple):
+    """What is kept of a request: a million of them must fit. late: None without a deadline."""
+
+    cells: tuple[Cell, ...] = ()
+    late: bool | None = None
+
+
+def _row(served: ServedRequest) -> _Row:
+    arrival = served.request.arrival_ns
     firsts = [
         result.finished.first_token_ns
-        for result in one.results
+        for result in served.results
         if result.finished.first_token_ns is not None
     ]
-    members = dict.fromkeys(result.call.model or "" for result in one.results)
-    return (
-        one.request.id,
+    ended, left = served.results + served.cancelled, served.left_running
+    members = dict.fromkeys(call.model or "" for call in (*(r.call for r in ended), *left))
+    spent: tuple[CallResult | LLMCall, ...] = (*ended, *left)
+    cells = (
+        served.request.id,
         arrival / 1e9,
         (min(firsts) - arrival) / 1e9 if firsts else None,
-        one.seconds,
-        len(one.results) + len(one.cancelled),
-        sum(result.prompt_tokens for result in one.results),
-        sum(result.output_tokens for result in one.results),
+        served.seconds,
+        len(spent),
+        sum(one.prompt_tokens for one in spent),
+        sum(one.output_tokens or 0 for one in spent),
         ", ".join(members),
     )
+    return _Row(cells, None if served.request.deadline_ns is None else served.missed_deadline)
 
 
-def _metrics(
-    served: Sequence[ServedRequest], rows: list[tuple[Cell, ...]], source: str
-) -> list[Metric]:
+def _metrics(served: Sequence[_Row], rows: list[tuple[Cell, ...]], source: str) -> list[Metric]:
     common: dict[str, Any] = {"provenance": "modelled", "source": source, "samples": len(rows)}
     made = []
     for name, column in (("ttft", 2), ("latency", 3)):
@@ -141,10 +161,10 @@ def _metrics(
     ):
         mean = float(np.mean([float(row[column] or 0) for row in rows]))
         made.append(Metric(name=name, value=mean, unit=unit, better="lower", **common))
-    if any(one.request.deadline_ns is not None for one in served):
-        with_one = [one for one in served if one.request.deadline_ns is not None]
-        late = sum(one.missed_deadline for one in with_one) / len(with_one)
-        late_of = common | {"samples": len(with_one)}
+    late_ones = [one.late for one in served if one.late is not None]
+    if late_ones:
+        late = sum(late_ones) / len(late_ones)
+        late_of = common | {"samples": len(late_ones)}
         made.append(
             Metric(name="missed_deadlines", value=late, unit="fraction", better="lower", **late_of)
         )

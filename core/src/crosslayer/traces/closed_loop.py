@@ -68,7 +68,7 @@ class ClosedLoop:
             yield self.request(user, user, 0)
 
 
-def serve_closed(workload: ClosedLoop, loop: PolicyLoop) -> tuple[ServedRequest, ...]:
+def serve_closed(workload: ClosedLoop, loop: PolicyLoop) -> Iterator[ServedRequest]:
     """Run all requests of a closed loop through a policy loop, in order of finishing.
 
     Errors: ComponentError if the service stops before every request is answered.
@@ -77,17 +77,17 @@ def serve_closed(workload: ClosedLoop, loop: PolicyLoop) -> tuple[ServedRequest,
         loop.submit(request)
     made = min(workload.users, len(workload))
     user_of = {str(user): user for user in range(made)}
-    served: list[ServedRequest] = []
-    while len(served) < len(workload):
+    served = 0
+    while served < len(workload):
         now, over = loop.advance()
         if not over:
             raise ComponentError(
-                f"closed loop: {len(workload) - len(served)} requests are open and nothing happens"
+                f"closed loop: {len(workload) - served} requests are open and nothing happens"
             )
         for one in over:
-            served.append(one)
+            served += 1
             if made < len(workload):
                 user_of[str(made)] = user_of[one.request.id]
                 loop.submit(workload.request(made, user_of[str(made)], now))
                 made += 1
-    return tuple(served)
+            yield one
