@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,9 @@ from hermes_sim.cluster import Cluster, Group
 from hermes_sim.events import Events
 from hermes_sim.hand_off import HandOff
 from hermes_sim.links import SharedLinks
-from hermes_sim.readers.kernel_bundle import Shape, read_kernel_bundle
+from hermes_sim.readers.kernel_bundle import LINK, Shape, read_kernel_bundle
+from hermes_sim.readers.splitwise_profile import read_splitwise_profile
+from hermes_sim.readers.vidur_profile import is_vidur_profile, read_vidur_profile
 from hermes_sim.replay import UNLIMITED
 from hermes_sim.router import Choose, router
 from hermes_sim.step_models.fitted import read_fit
@@ -75,7 +76,7 @@ def _client(
     cluster: Cluster, tape: Tape, notes: list[str],
 ) -> Client:  # fmt: skip
     spec = instance.model.spec
-    steps = step_model(stack, instance, params.profile)
+    steps = step_model(stack, instance, params)
     plain = all(
         one.causal and one.window is None and one.kv_curve is None for one in spec.attention_classes
     )
@@ -111,29 +112,43 @@ def _client(
     )  # fmt: skip
 
 
-def step_model(stack: Stack, instance: Instance, profile: Path | None) -> StepModel:
+def step_model(stack: Stack, instance: Instance, params: HermesParams) -> StepModel:
     """What prices the steps of an instance: a profile, a fit, or its accelerator."""
+    profile = params.profile
     if profile is None:
         if instance.accelerator is None:
             raise InputError(
                 f"instance {instance.name!r} has no accelerator; add an [accelerator] or a profile"
             )
         return LoweredSteps(stack, instance)
+    if profile.suffix == ".csv":
+        return read_splitwise_profile(
+            profile, params.profile_model, params.profile_hardware, instance.tensor_parallel
+        )
     if profile.is_file():
         return read_fit(profile)
     spec = instance.model.spec
     parts = [part for block in spec.blocks for part in block.parts]
     experts = next((part for part in parts if isinstance(part, MoE)), None)
-    return read_kernel_bundle(
-        profile,
-        Shape(
-            layers=sum(isinstance(part, Attention) for part in parts),
-            hidden=spec.hidden,
-            experts=experts.experts if experts else 0,
-            active_experts=experts.active if experts else 0,
-            tensor_parallel=instance.tensor_parallel,
-        ),
+    shape = Shape(
+        layers=sum(isinstance(part, Attention) for part in parts),
+        hidden=spec.hidden,
+        experts=experts.experts if experts else 0,
+        active_experts=experts.active if experts else 0,
+        tensor_parallel=instance.tensor_parallel,
+        link=_link(stack, instance) or LINK,
     )
+    read = read_vidur_profile if is_vidur_profile(profile) else read_kernel_bundle
+    return read(profile, shape)
+
+
+def _link(stack: Stack, instance: Instance) -> tuple[float, float] | None:
+    """What joins the devices of an instance: the network's slowest link, else the port."""
+    if stack.network is not None and stack.network.links:
+        links = stack.network.links
+        return min(one.bytes_per_s for one in links), max(one.latency_s for one in links)
+    ports = instance.accelerator.describe().ports if instance.accelerator else ()
+    return (ports[0].bytes_per_s, ports[0].latency_s) if ports else None
 
 
 def _blocks(instance: Instance, block_bytes: float, params: HermesParams, notes: list[str]) -> int:

@@ -127,8 +127,15 @@ class HermesParams(_Params):
     )
     profile: Path | None = Field(
         None,
-        description="Folder of a kernel profile (LLMServingSim's format), or a fit of `hermes-sim "
-        "fit`, that prices steps instead of the accelerators.",
+        description="What prices steps instead of the accelerators: a folder with a kernel profile "
+        "(LLMServingSim's or vidur's format), a splitwise table (.csv) or a fit of `hermes-sim "
+        "fit` (.json).",
+    )
+    profile_model: str | None = Field(
+        None, min_length=1, description="Which model of a splitwise table; left out: the only one."
+    )
+    profile_hardware: str | None = Field(
+        None, min_length=1, description="Which hardware of it; left out: the only one."
     )
     before: tuple[str, ...] = Field(
         (), description="Stages of every request before its call, in order: names of `stages`."

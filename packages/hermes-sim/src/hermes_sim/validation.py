@@ -22,11 +22,10 @@ from crosslayer.errors import CrosslayerError, InputError
 from hermes_sim.batching import batching
 from hermes_sim.metrics import Calls, Floats, mean, percentile
 from hermes_sim.readers.engine_run import EngineRun, read_run
-from hermes_sim.readers.kernel_bundle import Shape, read_kernel_bundle, read_meta
+from hermes_sim.readers.kernel_bundle import LINK, Shape, read_kernel_bundle, read_meta
 from hermes_sim.replay import Replayed, replay
 
 NULL_BLOCKS = 1  # vLLM keeps one of its blocks as a placeholder
-LINK = (25e9, 5e-6)  # bytes per second and seconds, assumed where nothing was measured
 NOT_KV_BYTES = 1.2e9  # activations, graphs and the framework, where the engine does not say
 STATISTICS = (("mean", None), ("p50", 50), ("p90", 90), ("p99", 99))
 

@@ -27,6 +27,7 @@ from hermes_sim.step_models.kernel_profile import AttentionGrid, KernelProfile, 
 
 Floats = NDArray[np.float64]
 Columns = list[tuple[str, Callable[[str], Any]]]
+LINK = (25e9, 5e-6)  # bytes per second and seconds, assumed where nothing was measured
 ONCE = frozenset({"embedding", "final_layernorm", "lm_head", "sampler"})
 TWICE = frozenset({"layernorm"})  # before attention and before the MLP
 MLP = frozenset({"gate_up_proj", "act_fn", "down_proj"})  # a MoE has experts in their place
@@ -47,7 +48,7 @@ class Shape:
     active_experts: int = 0
     tensor_parallel: int = 1
     expert_parallel: int = 1
-    link: tuple[float, float] = (25e9, 5e-6)
+    link: tuple[float, float] = LINK
 
 
 def read_kernel_bundle(
@@ -68,7 +69,7 @@ def read_kernel_bundle(
     if moe is not None:
         tokens += shape.layers * np.array([moe(point) for point in measured])
     if shape.tensor_parallel > 1:
-        tokens += _all_reduces(measured, shape)
+        tokens += all_reduces(measured, shape)
     sequences = _by_layer(folder / "per_sequence.csv", "sequences")
     counts = np.unique([point for points in sequences.values() for point in points])
     return KernelProfile(
@@ -176,7 +177,7 @@ def _moe(path: Path, shape: Shape) -> Callable[[float], float]:
     return seconds
 
 
-def _all_reduces(tokens: Floats, shape: Shape) -> Floats:
+def all_reduces(tokens: Floats, shape: Shape) -> Floats:
     """Two a layer, after attention and after the MLP (Megatron-LM), of bf16 activations."""
     rate, latency = shape.link
     seconds = collective_seconds(

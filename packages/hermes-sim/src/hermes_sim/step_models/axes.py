@@ -31,6 +31,7 @@ class Line:
         self._x, self._y, self._slope, self._inner = x, y, slope, x[1:-1]
         self._stretches = list(zip(x.tolist(), y.tolist(), slope.tolist(), strict=False))
         self._inner_list = self._inner.tolist()
+        self.points = tuple(x.tolist())
 
     def at(self, values: Floats) -> Floats:
         """The function at many values."""

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -55,6 +55,17 @@ class AttentionGrid:
                         else:
                             self.holes += 1
         return total / share if share > 0 else total
+
+
+class Attention(Protocol):
+    """Seconds of one layer's attention over a mixed batch. axes: of (chunk, cached, n, context);
+    holes: how often a point was asked for that was not measured.
+    """
+
+    axes: tuple[tuple[float, ...], ...]
+    holes: int
+
+    def at(self, chunk: float, cached: float, n: float, context: float) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class KernelProfile:
     name: str
     tokens: Line
     rows: Line
-    attention: AttentionGrid
+    attention: Attention
     layers: int
     token_limit: float
     overhead_s: float = 0.0

@@ -1,0 +1,125 @@
+"""Profiles in vidur's format: a folder with mlp.csv and attention.csv, times in milliseconds.
+
+https://github.com/microsoft/vidur (MIT). mlp.csv: time_stats.<op>.median by num_tokens and
+num_tensor_parallel_workers. attention.csv: time_stats.attn_prefill.median by prefill_chunk_size and
+kv_cache_size (is_prefill), time_stats.attn_decode.median by batch_size and kv_cache_size. Both may
+be packed as .csv.xz. Its network profiles are not read; all-reduces are priced on a link.
+"""
+
+from __future__ import annotations
+
+import csv
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from crosslayer.errors import InputError
+from hermes_sim.readers.kernel_bundle import Shape, all_reduces
+from hermes_sim.step_models.axes import Line
+from hermes_sim.step_models.kernel_profile import KernelProfile
+from hermes_sim.step_models.surfaces import SeparateAttention, Surface
+
+LAYER_OPS = (
+    "input_layernorm", "attn_pre_proj", "attn_rope", "attn_post_proj", "post_attention_layernorm",
+    "mlp_up_proj", "mlp_act", "mlp_down_proj", "add",
+)  # fmt: skip
+ATTENTION_OPS = ("attn_input_reshape", "attn_kv_cache_save", "attn_output_reshape")
+
+
+def is_vidur_profile(folder: Path) -> bool:
+    """Whether the folder looks like one."""
+    return _file(folder, "mlp") is not None
+
+
+def read_vidur_profile(folder: Path, shape: Shape, *, watts: float | None = None) -> KernelProfile:
+    """The step model. Errors: InputError for what is missing or no number, with the line."""
+    tokens = _by_tokens(folder, shape)
+    prefill, decode = [], []
+    for line, row in _rows(folder, "attention"):
+        if int(_number(folder, line, row, "num_tensor_parallel_workers")) != shape.tensor_parallel:
+            continue
+        cached = _number(folder, line, row, "kv_cache_size")
+        extra = sum(_time(folder, line, row, op, 0.0) for op in ATTENTION_OPS)
+        if row.get("is_prefill", "").lower() in ("true", "1", "1.0"):
+            chunk = _number(folder, line, row, "prefill_chunk_size")
+            prefill.append((chunk, cached, extra + _time(folder, line, row, "attn_prefill")))
+        else:
+            calls = _number(folder, line, row, "batch_size")
+            decode.append((calls, cached, extra + _time(folder, line, row, "attn_decode")))
+    if not prefill or not decode:
+        raise InputError(
+            f"{folder}: attention.csv has no rows of prefill or of decode for"
+            f" {shape.tensor_parallel} tensor-parallel workers"
+        )
+    axis = np.array(sorted(tokens))
+    seconds = np.array([tokens[at] for at in axis.tolist()])
+    if shape.tensor_parallel > 1:
+        seconds += all_reduces(axis, shape)
+    return KernelProfile(
+        name=f"vidur profile {folder.name}",
+        tokens=Line(axis, seconds),
+        rows=Line(np.array([0.0, 1.0]), np.zeros(2)),
+        attention=SeparateAttention(Surface(prefill), Surface(decode)),
+        layers=shape.layers,
+        token_limit=float(axis[-1]),
+        watts=watts,
+    )
+
+
+def _by_tokens(folder: Path, shape: Shape) -> dict[float, float]:
+    """Seconds of all that follows tokens, by their number."""
+    found: dict[float, float] = {}
+    for line, row in _rows(folder, "mlp"):
+        if int(_number(folder, line, row, "num_tensor_parallel_workers")) == shape.tensor_parallel:
+            layer = sum(_time(folder, line, row, op, 0.0) for op in LAYER_OPS)
+            once = _time(folder, line, row, "emb", 0.0)
+            at = _number(folder, line, row, "num_tokens")
+            found[at] = once + shape.layers * layer
+    if len(found) < 2:
+        raise InputError(
+            f"{folder}: mlp.csv has fewer than two rows for {shape.tensor_parallel}"
+            " tensor-parallel workers"
+        )
+    return found
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    places = (folder / f"{name}.csv", folder / f"{name}.csv.xz")
+    return next((path for path in places if path.is_file()), None)
+
+
+def _rows(folder: Path, name: str) -> Iterator[tuple[int, dict[str, str]]]:
+    path = _file(folder, name)
+    if path is None:
+        raise InputError(f"{folder}: there is no {name}.csv")
+    stream: IO[str]
+    packed = path.suffix == ".xz"
+    with lzma.open(path, "rt") if packed else path.open(encoding="utf-8", newline="") as stream:
+        try:
+            reader = csv.DictReader(stream)
+            for row in reader:
+                yield reader.line_num, row
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from None
+
+
+def _number(folder: Path, line: int, row: dict[str, str], name: str) -> float:
+    try:
+        return float(row[name])
+    except KeyError:
+        raise InputError(f"{folder}: the column {name!r} is missing") from None
+    except (TypeError, ValueError):
+        raise InputError(f"{folder}: line {line}: {name} is {row[name]!r}, not a number") from None
+
+
+def _time(
+    folder: Path, line: int, row: dict[str, str], op: str, default: float | None = None
+) -> float:
+    """Seconds of an op: the median; the default where the profile does not have it."""
+    name = f"time_stats.{op}.median"
+    if default is not None and not row.get(name):
+        return default
+    return _number(folder, line, row, name) * 1e-3
