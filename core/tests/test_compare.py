@@ -6,6 +6,7 @@ Intervals are checked against arithmetic by hand: 4.3027 is the 0.975 quantile o
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from toy_runs import go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 import crosslayer as cl
+from crosslayer.compare_samples import paired_shares
 from crosslayer.comparison import Comparison, Entry
 from crosslayer.contracts.report import WrittenFile
 from crosslayer.errors import InputError
+from crosslayer.progress import PlainProgress
 
 
 def second(comparison: Comparison, name: str) -> Entry:
@@ -127,11 +130,23 @@ def test_accuracies_are_paired_by_question_from_the_whole_file(tmp_path: Path) -
         folders.append(folder)
     found = second(cl.compare(*folders), "policy_accuracy")
     assert found.difference_interval is not None
-    # Differences 0, 1, 0, 0: mean 0.25, standard deviation 0.5; t of 3 degrees of freedom.
-    half = 3.1824 * 0.5 / 2
     ends = (found.difference_interval.low, found.difference_interval.high)
-    assert ends == pytest.approx((0.25 - half, 0.25 + half), rel=1e-4)
+    assert ends == pytest.approx(paired_shares((1, 1, 1, 0), (1, 0, 1, 0)))
     assert found.difference_interval.how == "paired"
+
+
+def test_an_interval_of_paired_shares_is_newcombes_and_does_not_collapse() -> None:
+    first = [1.0] * 32 + [0.0] * 18
+    second = [1.0] * 20 + [0.0] * 12 + [1.0] * 2 + [0.0] * 16
+    # By hand: shares 0.64 and 0.44 of 50, Wilson (0.5014, 0.7586) and (0.3116, 0.5769);
+    # 20 x 16 - 12 x 2 - 25 over the root of 32 x 18 x 22 x 28: phi = 0.4550
+    assert paired_shares(first, second) == pytest.approx((0.0562, 0.3292), abs=5e-5)
+    low, high = paired_shares(second, first)
+    assert (-high, -low) == pytest.approx((0.0562, 0.3292), abs=5e-5)
+    for one, other in (([1.0] * 3, [0.0] * 3), ([1.0] * 20, [1.0] * 20)):
+        low, high = paired_shares(one, other)
+        assert low < one[0] - other[0] <= high + 1e-12
+        assert high - low > 0.1
 
 
 def test_measured_against_modelled_is_no_comparison(tmp_path: Path) -> None:
@@ -187,6 +202,41 @@ def test_the_same_file_named_from_another_folder_is_the_same_input(tmp_path: Pat
     c = write_run(tmp_path / "deep/c", [], inputs={"workload": {"trace": "../t.csv"}})
     assert cl.compare(a, b).inputs == ()
     assert [row.key for row in cl.compare(a, c).inputs] == ["workload.trace"]
+
+
+def test_a_file_that_changed_at_its_place_is_another_input_and_the_lock_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CROSSLAYER_CACHE_DIR", str(tmp_path / "cache"))
+    head = (
+        '[pipeline]\nname = "{}"\n[model]\nuse = "gpt2"\n[accelerator]\nuse = "roofline:a100-80g"\n'
+    )
+    rest = (
+        '[policy]\nuse = "single"\n[[simulate]]\nuse = "isolated"\n[workload]\ntrace = "t.jsonl"\n'
+    )
+    folders = []
+    for name, prompt in (("a", 5), ("b", 5), ("c", 5000)):
+        row = {"arrival_ns": 0, "prompt_tokens": prompt, "output_tokens": 2}
+        lines = [json.dumps({"crosslayer_trace": 1}), json.dumps(row)]
+        (tmp_path / "t.jsonl").write_text("\n".join(lines))
+        (tmp_path / f"{name}.toml").write_text(head.format(name) + rest)
+        folders.append(cl.run(f"{name}.toml").directory)
+    a, b, c = folders
+    assert cl.compare(a, b).inputs == ()
+    (row_,) = cl.compare(a, c).inputs
+    assert row_.key == "workload.trace"
+    said = io.StringIO()
+    cl.run(a / "pipeline.lock.toml", runs_dir="again", progress=PlainProgress(said))
+    assert "lock file: ../../t.jsonl does not hold what it held then\n" in said.getvalue()
+
+
+def test_a_ratio_beyond_the_floats_is_none(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / name, [metric("x", value)])
+        for name, value in (("a", 1e-320), ("b", 1e300))
+    ]
+    assert second(cl.compare(*folders), "x").ratio is None
 
 
 def test_versions_threads_and_machines_that_differ_are_listed(tmp_path: Path) -> None:

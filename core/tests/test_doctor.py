@@ -94,7 +94,8 @@ def test_a_requirement_of_the_wrong_version_is_broken(here: Path) -> None:
 def test_what_a_missing_module_would_enable_comes_from_the_extras_and_the_components() -> None:
     from crosslayer.component import Component
 
-    parts = {"needs": ("a_module_nobody_has", OURS.module), "factory": "nowhere:Nothing"}
+    needs = ("a_module_nobody_has", OURS.module, "bad name")
+    parts = {"needs": needs, "factory": "nowhere:Nothing", "install": "conda install nobody"}
     component = Component("needy", "needs things", "", **parts)  # type: ignore[arg-type]
     origin = Origin("toy", "toy-parts", "1.2.3", "toy.py")
     found = {
@@ -102,7 +103,8 @@ def test_what_a_missing_module_would_enable_comes_from_the_extras_and_the_compon
     }
     missing = found["a_module_nobody_has"]
     assert (missing.installed, missing.components) == (None, ("needy",))
-    assert missing.install == "python -m pip install a-module-nobody-has"
+    assert missing.install == "conda install nobody"  # a module's name is no distribution's
+    assert found["bad name"].installed is None
     assert found[OURS.module].install == ""  # never by name
     assert found["torch"].extra == "torch"
     wanted = {line.name for extra, line in requirements() if extra}

@@ -140,6 +140,18 @@ def test_broken_json_is_located(tmp_path: Path) -> None:
         cl.load(broken(tmp_path / "a", "report.json", "{\n  nonsense: 1}"))
     with pytest.raises(InputError, match=r"b/run\.json: is no JSON object"):
         cl.load(broken(tmp_path / "b", "run.json", "[]"))
+    with pytest.raises(InputError, match=r"c/report\.json: is nested too deeply"):
+        cl.load(broken(tmp_path / "c", "report.json", "[" * 90_000))
+    with pytest.raises(InputError, match=r"d/report\.json: holds a number that no run wrote"):
+        cl.load(broken(tmp_path / "d", "report.json", "9" * 5000))
+    for field in ("wall_clock", "steps", "wall_clock_tables"):
+        folder = write_run(tmp_path / field, [metric("x", 1.0)], info={field: 5})
+        with pytest.raises(InputError, match=rf"run\.json: {field}"):
+            cl.load(folder)
+    step = {"step": "model", "seconds": "abc", "cached": False}
+    folder = write_run(tmp_path / "f", [metric("x", 1.0)], info={"steps": [step]})
+    with pytest.raises(InputError, match=r"run\.json: steps: an entry is damaged"):
+        cl.load(folder)
 
 
 def test_a_report_of_another_schema_says_where_and_who_wrote_it(tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def test_an_entry_comes_back_with_its_files(tmp_path: Path) -> None:
     assert entry is not None
     assert entry.body == {"numbers": [1.5, 2]}
     entry.put_files(tmp_path / "again")
-    assert (tmp_path / "again" / "deep" / "b").read_text() == "two"
+    copied = tmp_path / "again" / "deep" / "b"
+    assert copied.read_text() == "two"
+    copied.write_text("edited by a person")  # which is of that run alone
+    whole = cache.get("k")
+    assert whole is not None and whole.files["deep/b"].read_text() == "two"
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,27 @@ def test_a_broken_table_is_told_with_its_line(tmp_path: Path) -> None:
     path.write_text("workload.a,workload.b\n1,2\n3\n")
     with pytest.raises(InputError, match=r"points\.csv:3: has 1 cells for 2 keys"):
         points_of({}, table=path)
+    path.write_text("workload.a\n" + "x" * 200_000 + "\n")
+    with pytest.raises(InputError, match=r"points\.csv:2: broken CSV"):
+        points_of({}, table=path)
+
+
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text('\ufeffworkload.a,workload.b\r\n1,"two\nlines"\r\n', encoding="utf-8")
+    (point,) = points_of({}, table=path)
+    assert point.parameters == {"workload.a": 1, "workload.b": "two\nlines"}
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])
+def test_a_value_that_no_pipeline_has_is_refused(value: str) -> None:
+    with pytest.raises(InputError, match="no pipeline has a value like that"):
+        read_setting(f"workload.a={value}")
+
+
+def test_a_key_below_what_is_no_table_is_refused() -> None:
+    with pytest.raises(InputError, match="workload = 3 stands where a table should"):
+        locate({"workload": 3}, ("workload", "requests"))
 
 
 def problems_of(tmp_path: Path, grid: dict[str, Any], text: str = PIPELINE) -> list[str]:

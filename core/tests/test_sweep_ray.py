@@ -11,6 +11,7 @@ import pytest
 from sweep_parts import PIPELINE, alive, registry
 
 import crosslayer as cl
+from crosslayer.errors import InputError
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read on import: 127.0.0.1 is 127.0.0.1
@@ -44,6 +45,11 @@ def test_a_cluster_of_two_nodes_gives_the_same_results_and_both_nodes_work(
             tmp_path / "p.toml", grid, executor="ray", address=cluster.address,
             runs_dir=tmp_path / "ray", **options,
         )  # fmt: skip
+        with pytest.raises(InputError, match=r"takes 2 threads, but no node .* more than 1 cores"):
+            cl.sweep(
+                tmp_path / "p.toml", grid, executor="ray", address=cluster.address, threads=2,
+                runs_dir=tmp_path / "wide", **options,
+            )  # fmt: skip
         assert not ray.is_initialized()
         assert cluster.address.startswith("127.0.0.1:")
         assert len(alive(tmp_path / "log")) >= 4  # two nodes, their head, and whatever else

@@ -105,6 +105,8 @@ def test_a_failing_or_dying_point_is_recorded_and_runs_again_next_time(
     assert "SIGKILL" in killed.error
     assert done.exit_code == 4
     assert done.failed == (error, killed)
+    with pytest.raises(InputError, match=f"point {error.id} failed: "):
+        done.run(error.id)
     failed = done.directory / "points" / f"{error.id}.failed"
     assert "bad on purpose" in (failed / "error.txt").read_text()
     lines = [json.loads(line) for line in (done.directory / "points.jsonl").open()]
@@ -113,6 +115,9 @@ def test_a_failing_or_dying_point_is_recorded_and_runs_again_next_time(
     again = go(grid, jobs=1)
     assert again.ran == 2
     assert again.points[0] == good
+    # a run directory that is not the recorded one counts for nothing
+    (done.directory / "points" / good.id / "report.json").write_text("{}")
+    assert go(grid | {"transform.mark.end": ["good"]}).ran == 1
     # a file that a point reads is part of it, and so is the definition
     notes.write_text("two")
     changed = go(grid | {"transform.mark.end": ["good"], "evaluate.worth.power": [1.0, 2.0]})
@@ -121,8 +126,11 @@ def test_a_failing_or_dying_point_is_recorded_and_runs_again_next_time(
 
 
 def test_points_run_alone_where_memory_is_short_in_a_process_that_is_used_again(
-    go: Callable[..., cl.SweepResult], tmp_path: Path
+    go: Callable[..., cl.SweepResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # what lies in the working directory is not imported
+    (tmp_path / "queue.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
     short = LocalExecutor(2, budget_bytes=1)
     done = go({"transform.mark.value": [0.1, 0.2, 0.3]}, executor=short)
     marks = [line for line in log_of(tmp_path) if line.startswith("mark")]

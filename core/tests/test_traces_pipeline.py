@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from test_traces_reading import AZURE, AZURE_2023, MOONCAKE, SESSIONS, write
+from test_traces_reading import AZURE, AZURE_2023, MOONCAKE, OWN, SESSIONS, write
 
 import crosslayer as cl
 from crosslayer.cli import main
@@ -25,6 +25,9 @@ use = "roofline:a100-80g"
 use = "isolated"
 [workload]
 """
+
+
+STAGES = OWN + ('{"request":{"id":"a","arrival_ns":0,"nodes":[{"id":"s","kind":"tool","seconds":1.0}]}}\n')
 
 
 def cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -50,6 +53,9 @@ def test_info_prints_a_table_json_and_a_figure(
     assert data["rate_per_s"] == 2 / 82
     drawn = ElementTree.parse(figure).getroot()
     parts = list(drawn)
+    path = write(tmp_path, STAGES)
+    assert cli(capsys, "trace", "info", path, "--figure", figure)[0] == 0
+    assert len(list(ElementTree.parse(figure).getroot())) == 1  # no lengths without a model call
     assert len(parts) == 2 and float(parts[1].get("y", "0")) == float(parts[0].get("height", "-1"))
 
 

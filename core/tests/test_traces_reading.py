@@ -206,6 +206,19 @@ DEFECTS: dict[str, tuple[str | bytes, tuple[int, int], str]] = {
         OWN + '{"arrival_ns":5,"prompt_tokens":1,"deadline_ns":4}\n', (2, 35), "before arrival_ns",
     ),
     "bad request": (OWN + '{"request":{"id":"a","arrival_ns":0}}\n', (2, 2), "nodes: Field requ"),
+    "huge number in a request": (
+        OWN + '{"request":{"id":"a","arrival_ns":0,"nodes":[{"prompt_tokens":1e999}]}}\n', (2, 2),
+        "holds a number beyond the floats",
+    ),
+    "thousands of digits": (
+        OWN + '{"arrival_ns":' + "9" * 5000 + "}\n", (2, 1), "a number of the line has thousands",
+    ),
+    "half a character": (
+        OWN + '{"arrival_ns":0,"prompt_tokens":1,"id":"\\ud83d"}\n', (2, 35), "half a character",
+    ),
+    "deep first line": ("{" + '"a":{' * 9000, (1, 1), "is nested too deeply"),
+    "long cell": (AZURE + "x" * 200_000 + ",3,4\n", (2, 1), "is no row of CSV"),
+    "long header": ("x" * 200_000 + "\n", (1, 1), "is no header of CSV"),
     "other version": ('{"crosslayer_trace": 9}\n', (1, 1), "is 9; this release reads 1"),
 }  # fmt: skip
 
@@ -265,11 +278,20 @@ def test_gzip_is_unpacked_and_a_broken_one_is_named(tmp_path: Path) -> None:
         read(tmp_path, packed[:-20])
 
 
-def test_files_that_cannot_be_opened_and_wrong_formats_are_refused(tmp_path: Path) -> None:
+def test_files_that_cannot_be_opened_and_wrong_formats_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="there is no such file"):
         read_trace(tmp_path / "none.csv")
     with pytest.raises(InputError, match="is a directory"):
         read_trace(tmp_path)
+    with pytest.raises(InputError, match="/dev/zero: is no regular file"):
+        read_trace("/dev/zero")
+    with monkeypatch.context() as patch:
+        patch.setattr("crosslayer.traces.chunks.LINE_BYTES", 1000)
+        patch.setattr("crosslayer.traces.chunks.CHUNK_BYTES", 100)
+        with pytest.raises(TraceErrors, match=":2:1: the line is longer than"):
+            read(tmp_path, AZURE + "1" * 2000)
     path = write(tmp_path, AZURE_2023)
     with pytest.raises(InputError, match=r"no trace format .* did you mean 'azure-llm'"):
         read_trace(path, "azure-lm")

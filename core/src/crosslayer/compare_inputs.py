@@ -60,34 +60,37 @@ def inputs_of(run: Run) -> dict[str, Any]:
     """The lock file, flat: "transform.flow.sparsity" to 0.5. Without the run's name and [lock].
 
     Tables of a list are called by their name, else by what they use; paths of files are made ones
-    from the working directory.
+    from the working directory, with the beginning of the content's hash.
     """
     document = tomllib.loads(run.lock)
-    document.pop("lock", None)
+    files = document.pop("lock", {}).get("files", {})
     document.get("pipeline", {}).pop("name", None)
     flat: dict[str, Any] = {}
     for table, value in document.items():
         if isinstance(value, list) and len(value) == 1 and table in _SINGLE:
             value = value[0]
-        flat |= _flat(table, value, run.directory)
+        flat |= _flat(table, value, run.directory, files)
     return flat
 
 
-def _flat(key: str, value: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+def _flat(
+    key: str, value: Any, folder: Path, files: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _flat(f"{key}.{name}", inner, folder)
+            yield from _flat(f"{key}.{name}", inner, folder, files)
     elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         seen: dict[str, int] = {}
         for number, item in enumerate(value, start=1):
             name = str(item.get("name") or item.get("use") or number).partition(":")[0]
             seen[name] = seen.get(name, 0) + 1
             name += f"#{seen[name]}" if seen[name] > 1 else ""
-            yield from _flat(f"{key}.{name}", item, folder)
+            yield from _flat(f"{key}.{name}", item, folder, files)
     elif isinstance(value, list):
         yield key, json.dumps(value, ensure_ascii=False)
     elif isinstance(value, str) and value.startswith("../"):
-        yield key, os.path.relpath(os.path.normpath(folder.absolute() / value))
+        path = os.path.relpath(os.path.normpath(folder.absolute() / value))
+        yield key, f"{path} (sha256 {files[value][:12]})" if value in files else path
     else:
         yield key, value
 
@@ -114,7 +117,9 @@ def order_of_transforms(runs: Sequence[Run]) -> tuple[Changed, ...]:
 def surroundings_of(run: Run) -> dict[str, Any]:
     """What is no input and may still move a number: versions, threads, machine, git revision."""
     names = ("versions", "threads", "machine")
-    flat = [pair for name in names for pair in _flat(name, run.info.get(name, {}), run.directory)]
+    flat = [
+        pair for name in names for pair in _flat(name, run.info.get(name, {}), run.directory, {})
+    ]
     revision = tomllib.loads(run.lock).get("lock", {}).get("git_revision")
     return dict(flat) | ({"git revision": revision} if revision else {})
 

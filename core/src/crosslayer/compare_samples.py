@@ -4,7 +4,9 @@ from the runs' own intervals, else none.
 Paired: a metric is the mean of a value a sample (a window of text, a question), or exp of it. A
 difference, a log ratio or an interaction is a signed sum of such metrics; to first order (the delta
 method) it is the mean of one number a sample, whose Student t interval at 95 % is taken. For log
-ratios of perplexities, and differences of means, that is no approximation.
+ratios of perplexities, and differences of means, that is no linear approximation. A difference of
+two shares (right or wrong, question by question) has Newcombe's interval instead, which does not
+collapse where every question goes the same way; other sums of shares that do have none.
 
 Unpaired: the ends' distances from their values, added in quadrature, each on its side (G. Y. Zou
 and A. Donner, doi:10.1002/sim.3095). That takes the runs as independent.
@@ -15,12 +17,14 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosslayer.contracts.report import Metric
 from crosslayer.evaluators import CONFIDENCE, mean_interval
+from crosslayer.policy_accuracy import wilson
 from crosslayer.results import Run
 
 Scale = Literal["difference", "log"]
@@ -160,6 +164,10 @@ def _paired(terms: Sequence[Term], scale: Scale) -> Interval | None:
     if first is None or any(one is None or one.ids != first.ids for one in every):
         return None
     value = signed_sum(terms, scale)
+    binary = all(term.samples and set(term.samples.values) <= {0.0, 1.0} for term in terms)
+    if binary and scale == "difference" and len(terms) == 2 and terms[0].sign != terms[1].sign:
+        pairs = _of_signs(terms)
+        return Interval(*paired_shares(*pairs), CONFIDENCE, "paired", len(first.ids))
     numbers = [value] * len(first.ids)
     for term in terms:
         assert term.samples is not None
@@ -172,7 +180,39 @@ def _paired(terms: Sequence[Term], scale: Scale) -> Interval | None:
         for i, sample in enumerate(term.samples.values):
             numbers[i] += slope * (sample - mean)
     found = mean_interval(numbers)[1]
+    if binary and max(numbers) - min(numbers) < 1e-12:
+        return None  # every question alike: t would say that there is no doubt
     return found and Interval(*found, CONFIDENCE, "paired", len(numbers))
+
+
+def _of_signs(terms: Sequence[Term]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The values of the term that is added and of the one that is subtracted."""
+    plus, minus = sorted(terms, key=lambda term: -term.sign)
+    assert plus.samples is not None and minus.samples is not None
+    return plus.samples.values, minus.samples.values
+
+
+def paired_shares(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of mean(first) - mean(second), values 0 or 1 of the same questions: method
+    10 of R. G. Newcombe, doi:10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C.
+    """
+    pairs, n = Counter(zip(first, second, strict=True)), len(first)
+    both, one, other, none = (pairs[pair] for pair in ((1, 1), (1, 0), (0, 1), (0, 0)))
+    share, share2 = (both + one) / n, (both + other) / n
+    (low, high), (low2, high2) = wilson(both + one, n), wilson(both + other, n)
+    product = float(both * none - one * other)
+    if product > 0:  # the continuity correction
+        product = max(product - n / 2, 0.0)
+    margins = (both + one) * (other + none) * (both + other) * (one + none)
+    phi = product / math.sqrt(margins) if margins else 0.0
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
+
+    between = share - share2
+    return between - reach(share - low, high2 - share2), between + reach(
+        high - share, share2 - low2
+    )
 
 
 def _unpaired(terms: Sequence[Term], scale: Scale) -> Interval | None:

@@ -232,13 +232,19 @@ def _entry(name: str, base_run: Run, base: Metric, run: Run, metric: Metric) -> 
         metric=metric,
         difference=metric.value - base.value,
         difference_interval=between,
-        ratio=metric.value / base.value if base.value else None,
+        ratio=_ratio(metric.value, base.value),
         ratio_interval=log and log.exp(),
         # Of a time or a perplexity, the ratio's interval is the one that decides: for perplexities
         # on the same windows it is exact, and that of the difference is not.
         verdict=_verdict(base, metric, between, log if _factors(base, metric) else None),
         remark="" if metric.source == base.source else "another source",
     )
+
+
+def _ratio(value: float, base: float) -> float | None:
+    """The quotient; None where there is none among the floats."""
+    found = value / base if base else math.inf
+    return found if math.isfinite(found) else None
 
 
 def _factors(base: Metric, metric: Metric) -> bool:

@@ -182,9 +182,20 @@ def _plugins(registry: Registry) -> tuple[Plugin, ...]:
 def cache_state() -> Cache:
     """The cache folder; nothing is written to find out, the folder is not made."""
     path = cache_dir().absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    usable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    return Cache(str(path), path.is_dir(), usable, shutil.disk_usage(there).free)
+    there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+    usable = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK) and _can_be(path)
+    return Cache(str(path), os.path.isdir(path), usable, shutil.disk_usage(there).free)
+
+
+def _can_be(path: Path) -> bool:
+    """Whether a folder is there or could be made: its name is not too long, it may be looked at."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    return True
 
 
 def asset_needs() -> tuple[Needs, ...]:

@@ -139,22 +139,29 @@ def _install(wanted: str) -> str:
 
 def optional(registry: Registry) -> tuple[OptionalModule, ...]:
     """Each optional module: those of the extras, those that are named here, those plugins need."""
-    extras: dict[str, tuple[str, Requirement]] = {}
-    for extra, line in requirements():
-        if extra:
-            extras.setdefault(line.name.replace("-", "_"), (extra, line))
+    extras: dict[str, tuple[str, Requirement | None]] = {}
+    for name, requirement in requirements():
+        if name:
+            extras.setdefault(requirement.name.replace("-", "_"), (name, requirement))
     needed = _needed_by(registry)
+    ways = _install_lines(registry)
     found = []
     for module in dict.fromkeys([*PURPOSE, *extras, *needed]):
-        extra, line = extras.get(module, ("", Requirement(module.replace("_", "-"))))
-        installed = _version_of(module, line.name)
-        known = installed not in (None, UNKNOWN)
-        problem = _problem(line, installed) if known else ""
-        install = "" if installed or _ours(module) else _install(f"{line.name}{_bounds(line)}")
+        extra, line = extras.get(module, ("", None))
+        distribution = line.name if line else module.replace("_", "-")
+        installed = _version_of(module, distribution)
+        problem, install = "", ways.get(module, "")
+        if line:
+            install = _install(f"{line.name}{_bounds(line)}")
+            problem = _problem(line, installed) if installed not in (None, UNKNOWN) else ""
+        elif module in PURPOSE:
+            install = _install(distribution)
+        if installed or _ours(module):
+            install = ""
         found.append(
             OptionalModule(
                 module=module,
-                distribution=line.name,
+                distribution=distribution,
                 installed=installed,
                 extra=extra,
                 enables=PURPOSE.get(module, ""),
@@ -184,6 +191,16 @@ def _needed_by(registry: Registry) -> dict[str, tuple[str, ...]]:
             for module in one.component.needs:
                 found.setdefault(module, []).append(name)
     return {module: tuple(dict.fromkeys(names)) for module, names in found.items()}
+
+
+def _install_lines(registry: Registry) -> dict[str, str]:
+    """What plugins say about the modules they need. A module's name is no distribution's."""
+    found: dict[str, str] = {}
+    for kind in KINDS:
+        for one in registry.components(kind).values():
+            for module in one.component.needs if one.component.install else ():
+                found.setdefault(module, one.component.install)
+    return found
 
 
 def _ours(module: str) -> CataloguePackage | None:

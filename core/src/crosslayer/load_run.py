@@ -34,11 +34,11 @@ def load(path: str | Path, *, runs_dir: str | Path = "runs") -> Run:
     report = _value(Report, folder / REPORT, _json(folder / REPORT), "", writer)
     clocks = tuple(
         _value(Metric, folder / INFO, data, f"wall_clock[{i}].", writer)
-        for i, data in enumerate(info.get("wall_clock") or ())
+        for i, data in enumerate(_listed(info, "wall_clock", folder))
     )
     timed = tuple(
         _value(Table, folder / INFO, data, f"wall_clock_tables[{i}].", writer)
-        for i, data in enumerate(info.get("wall_clock_tables") or ())
+        for i, data in enumerate(_listed(info, "wall_clock_tables", folder))
     )
     lock = _text(folder / LOCK)
     pipeline = read_pipeline(folder / LOCK)
@@ -48,11 +48,13 @@ def load(path: str | Path, *, runs_dir: str | Path = "runs") -> Run:
             f"{folder / LOCK}: lock.format is {found!r}, written by crosslayer {writer}; this"
             f" version reads {FORMAT}; run the pipeline again"
         )
-    steps = tuple(
-        Step(str(step["step"]), float(step["seconds"]), bool(step["cached"]))
-        for step in info.get("steps") or ()
-        if isinstance(step, dict) and {"step", "seconds", "cached"} <= step.keys()
-    )
+    try:
+        steps = tuple(
+            Step(str(step["step"]), float(step["seconds"]), bool(step["cached"]))
+            for step in _listed(info, "steps", folder)
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / INFO}: steps: an entry is damaged ({error!r})") from error
     whole = report.replace(metrics=report.metrics + clocks, tables=report.tables + timed)
     return Run(pipeline, whole, folder, steps, info, lock)
 
@@ -118,6 +120,10 @@ def _json(file: Path) -> Any:
     except json.JSONDecodeError as error:
         place = f"{file}:{error.lineno}:{error.colno}"
         raise InputError(f"{place}: broken JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise InputError(f"{file}: is nested too deeply, so no run wrote it") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{file}: holds a number that no run wrote") from error
 
 
 def _value(cls: Any, file: Path, data: Any, above: str, writer: str) -> Any:
@@ -131,6 +137,14 @@ def _value(cls: Any, file: Path, data: Any, above: str, writer: str) -> Any:
             f"{file}: {above}{key_text(first['loc'])}: {first['msg']}{more}; it is of another"
             f" schema, written by crosslayer {writer}; run the pipeline again"
         ) from error
+
+
+def _listed(info: Mapping[str, Any], name: str, folder: Path) -> list[Any]:
+    """A list of run.json; an empty one where it is missing. Errors: InputError."""
+    found = info.get(name) or []
+    if not isinstance(found, list):
+        raise InputError(f"{folder / INFO}: {name} is {found!r:.40}, not a list")
+    return found
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

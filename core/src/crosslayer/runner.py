@@ -15,7 +15,7 @@ from crosslayer.contracts.report import Report
 from crosslayer.execution import BuildModel, Execution
 from crosslayer.machine import checked_threads, limit_threads, machine_facts
 from crosslayer.pipeline.check import check_file, check_pipeline
-from crosslayer.pipeline.lock import lock_text
+from crosslayer.pipeline.lock import file_digest, lock_text
 from crosslayer.pipeline.schema import Pipeline
 from crosslayer.pipeline.source import PipelineErrors
 from crosslayer.pipeline.toml_text import toml_text
@@ -179,14 +179,18 @@ def _say_what_changed(
     tuned: Mapping[str, Any],
     progress: Progress,
 ) -> None:
-    """A line for each distribution that is not the one a lock file was written with, and for each
-    choice of hardware that came out otherwise.
+    """A line for each distribution that is not the one a lock file was written with, for each file
+    that holds something else, and for each choice of hardware that came out otherwise.
     """
     locked = pipeline.locked.get("versions")
     for name, version in locked.items() if isinstance(locked, dict) else ():
         if versions.get(name) != version:
             here = versions.get(name, "none")
             progress.say(f"lock file: written with {name} {version}, here it is {here}")
+    files = pipeline.locked.get("files")
+    for name, digest in files.items() if isinstance(files, dict) else ():
+        if file_digest(pipeline.folder / name) != digest:
+            progress.say(f"lock file: {name} does not hold what it held then")
     chosen = pipeline.locked.get("hardware")
     for name, hardware in chosen.items() if isinstance(chosen, dict) else ():
         if tuned.get(name) != hardware:

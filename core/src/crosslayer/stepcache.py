@@ -40,16 +40,11 @@ class Entry:
     files: Mapping[str, Path]
 
     def put_files(self, output: Path) -> None:
-        """The files below `output`, as the step wrote them; hard links where the file system
-        allows.
-        """
+        """Copies of the files below `output`, as the step wrote them."""
         for name, path in self.files.items():
             target = output / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target)
-            except OSError:
-                shutil.copyfile(path, target)
+            shutil.copyfile(path, target)
 
 
 class StepCache:

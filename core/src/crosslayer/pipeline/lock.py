@@ -2,20 +2,22 @@
 revision.
 
 It is a pipeline file itself: run again, it gives the same numbers. It names no absolute path; what
-it reads is named from the run directory, where it stands.
+it reads is named from the run directory, where it stands, and `lock.files` says what was in it.
 """
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crosslayer.pipeline.parts import Part
 from crosslayer.pipeline.schema import Pipeline
 from crosslayer.pipeline.toml_text import toml_text
+from crosslayer.stepcache import sha256_file
+from crosslayer.stepkey import content_digest
 
 FORMAT = 1
 HEADER = "# Written by a run: every default filled in. Run it again for the same numbers.\n\n"
@@ -45,49 +47,57 @@ def lock_text(
     says so if they choose otherwise.
     """
     document = pipeline.document()
+    files: dict[str, str] = {}
+
+    def named(path: Path) -> str:
+        name = Path(os.path.relpath(path.absolute(), directory.absolute())).as_posix()
+        files[name] = file_digest(path)
+        return name
+
     for table in ("model", "transform", "accelerator", "backend", "simulate"):
         value = document.get(table, [])
         rows = [value] if isinstance(value, dict) else value
         for row, part in zip(rows, parts.get(table, ()), strict=True):
             if part.use != row["use"]:  # a folder: what other tables call it stays its name
                 row |= {"name": row.get("name", row["use"]), "use": part.use}
-            row |= _settings(part, directory)
+            row |= _settings(part, named)
     if "policy" in document:
-        document["policy"] |= _settings(parts["policy"][0], directory)
-    document["evaluate"] = {
-        part.use: _settings(part, directory) for part in parts.get("evaluate", ())
-    }
+        document["policy"] |= _settings(parts["policy"][0], named)
+    document["evaluate"] = {part.use: _settings(part, named) for part in parts.get("evaluate", ())}
     document["instance"] = [one.model_dump(exclude_none=True) for one in pipeline.placed()]
     if pipeline.network is not None and pipeline.network.topology is not None:
-        document["network"]["topology"] = _relative(
-            pipeline.folder / pipeline.network.topology, directory
-        )
+        document["network"]["topology"] = named(pipeline.folder / pipeline.network.topology)
     reads = [(document["workload"], key) for key in ("trace", "lengths")]
     reads += [(step, "trace") for step in document.get("simulate", ())]
     for table, key in reads:
         if key in table and not table[key].startswith("@"):
-            table[key] = _relative(pipeline.folder / table[key], directory)
+            table[key] = named(pipeline.folder / table[key])
     lock: dict[str, Any] = {
         "format": FORMAT,
         "git_revision": git_revision(pipeline),
         "versions": dict(versions),
     }
+    if files:
+        lock["files"] = dict(sorted(files.items()))
     if tuned:
         lock["hardware"] = dict(tuned)
     whole = {name: document[name] for name in ORDER if document.get(name)}
     return HEADER + toml_text(whole | {"lock": lock})
 
 
-def _settings(part: Part, directory: Path) -> dict[str, Any]:
+def _settings(part: Part, named: Callable[[Path], str]) -> dict[str, Any]:
     """Every parameter that has a value; a parameter that is None has no way to be written, and is
     the default.
     """
     settings = {name: value for name, value in part.settings().items() if value is not None}
-    return settings | {name: _relative(path, directory) for name, path in part.reads}
+    return settings | {name: named(path) for name, path in part.reads}
 
 
-def _relative(path: Path, directory: Path) -> str:
-    return Path(os.path.relpath(path.absolute(), directory.absolute())).as_posix()
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder a hash of its names and files. "" if it is gone."""
+    if path.is_file():
+        return sha256_file(path)
+    return content_digest(path) if path.is_dir() else ""
 
 
 def git_revision(pipeline: Pipeline) -> str | None:

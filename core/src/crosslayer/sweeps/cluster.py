@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from crosslayer.errors import DependencyError
+from crosslayer.errors import DependencyError, InputError
 from crosslayer.machine import allowed_cores
 from crosslayer.registry import Registry
 from crosslayer.rundir import run_directory
@@ -53,6 +53,12 @@ class RayExecutor:
         """Each task's end as it comes. Closing the iterator cancels what runs."""
         with _connected(self.address) as ray:
             nodes = [node for node in ray.nodes() if node["Alive"]]
+            widest = int(max(node["Resources"].get("CPU", 0.0) for node in nodes))
+            if tasks[0].threads > widest:  # no node would ever take a point
+                raise InputError(
+                    f"sweep: a point takes {tasks[0].threads} threads, but no node of the cluster"
+                    f" has more than {widest} cores"
+                )
             memory = max(node["Resources"].get("memory", 0.0) for node in nodes)
             cores = int(ray.cluster_resources().get("CPU", 1))
             at_once = self.jobs or max(1, 2 * cores // tasks[0].threads)

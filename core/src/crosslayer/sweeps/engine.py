@@ -19,6 +19,7 @@ from crosslayer.pipeline.toml_text import toml_text
 from crosslayer.progress import Progress
 from crosslayer.registry import Registry
 from crosslayer.rundir import slug
+from crosslayer.stepcache import sha256_file
 from crosslayer.sweeps.checking import Checked, check_points, source_of
 from crosslayer.sweeps.identity import Identity, identity
 from crosslayer.sweeps.pareto import read_pareto
@@ -99,7 +100,7 @@ def _run(
     if tasks:
         with closing(executor.run(tasks, registry)) as ended:
             for done in ended:
-                result = result_of(*about[done.id], done)
+                result = result_of(*about[done.id], done, _place(folder, done.id))
                 if result.status == "ok":
                     shutil.rmtree(_place(folder, f"{done.id}.failed"), ignore_errors=True)
                 record.append(result)
@@ -118,7 +119,8 @@ def _finished(
         found = last.get(one.point.id)
         if found is None or found.status != "ok" or found.key != its.key:
             continue
-        if (_place(folder, found.id) / "report.json").is_file():
+        report = _place(folder, found.id) / "report.json"
+        if report.is_file() and sha256_file(report) == found.report:
             finished[found.id] = found
     return finished
 

@@ -26,6 +26,8 @@ def locate(document: Mapping[str, Any], key: Key) -> KeyPath:
         raise InputError(f"{text}: a pipeline has no table {table!r}; {nearest(table, SWEPT)}")
     value = document.get(table, {})
     path: KeyPath = (table,)
+    if not isinstance(value, Mapping | list):
+        raise InputError(f"{text}: {table} = {str(value)[:40]} stands where a table should")
     if isinstance(value, list):
         if not rest:
             raise InputError(f"{text}: names a table; add one of its keys")

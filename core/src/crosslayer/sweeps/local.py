@@ -93,7 +93,8 @@ def _new_worker(threads: int, registry: Registry, ended: queue.SimpleQueue[Any])
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     environment = os.environ | {"PYTHONPATH": paths}
     environment |= {name: str(threads) for name in THREAD_VARIABLES}
-    command = [sys.executable, "-m", "crosslayer.sweeps.worker"]
+    # -P: what lies in the working directory is imported only if this process would import it
+    command = [sys.executable, "-P", "-m", "crosslayer.sweeps.worker"]
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
@@ -102,7 +103,8 @@ def _new_worker(threads: int, registry: Registry, ended: queue.SimpleQueue[Any])
     except OSError as error:
         raise DependencyError(f"sweep: no process can be started: {error}") from error
     worker = _Worker(process)
-    _send(worker, registry)
+    with contextlib.suppress(BrokenPipeError):  # its end is told by its reader
+        _send(worker, registry)
     threading.Thread(target=_read, args=(worker, ended), daemon=True).start()
     return worker
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from crosslayer.contracts.report import Metric
 from crosslayer.results import Step
+from crosslayer.stepcache import sha256_file
 from crosslayer.sweeps.points import Point
 from crosslayer.sweeps.work import Done
 
@@ -22,7 +23,7 @@ FORMAT = 1
 @dataclass(frozen=True)
 class PointResult:
     """A point that ended. key: the hash of all that its results depend on. where: the machine,
-    process and node that ran it.
+    process and node that ran it. report: SHA-256 of its report.json, "" if it failed.
     """
 
     id: str
@@ -34,6 +35,7 @@ class PointResult:
     seconds: float = 0.0
     error: str = ""
     where: str = ""
+    report: str = ""
 
     @property
     def cached_steps(self) -> int:
@@ -45,11 +47,12 @@ class PointResult:
         return next((metric for metric in self.metrics if metric.name == name), None)
 
 
-def result_of(point: Point, key: str, done: Done) -> PointResult:
-    """The point as it is recorded."""
+def result_of(point: Point, key: str, done: Done, place: Path) -> PointResult:
+    """The point as it is recorded; `place` is its run directory."""
     return PointResult(
         point.id, key, point.parameters, "failed" if done.error else "ok", done.metrics,
         done.steps, round(done.seconds, 3), done.error, done.where,
+        report="" if done.error else sha256_file(place / "report.json"),
     )  # fmt: skip
 
 

@@ -67,10 +67,15 @@ class SweepResult:
         )
 
     def run(self, id: str) -> Run:
-        """The run of a finished point, read from its directory."""
+        """The run of a finished point, read from its directory. InputError for a failed one, whose
+        directory may hold an older run.
+        """
         from crosslayer.load_run import load
 
-        return load(self.directory / "points" / self.point(id).id)
+        point = self.point(id)
+        if point.status == "failed":
+            raise InputError(f"point {id} failed: {point.error.splitlines()[0]}")
+        return load(self.directory / "points" / point.id)
 
     def to_frame(self) -> Any:
         """The table as a pandas DataFrame, a row each by point. DependencyError without pandas."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,8 @@ def read_value(text: str) -> Any:
         found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (RecursionError, ValueError):  # thousands of brackets or digits
+        raise InputError(f"{text[:40]}...: no pipeline has a value like that") from None
     value = found["value"]
     plain = isinstance(value, str | int | float | list | dict)
     return value if plain and len(found) == 1 else text  # a date is text: a pipeline has none
@@ -86,7 +89,7 @@ def read_points(path: Path) -> list[dict[Key, Any]]:
     An empty cell leaves the value to the pipeline. Errors: InputError with file and line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with the mark that spreadsheets put first
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such table of points") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -124,14 +127,18 @@ def _leaves(value: Any) -> Iterator[tuple[Key, Any]]:
 
 
 def _csv_points(path: Path, text: str) -> list[dict[Key, Any]]:
-    rows = list(csv.reader(text.splitlines()))
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
     if len(rows) < 2:
         raise InputError(f"{path}: has no points; its first line names keys, each other is a point")
-    keys = [read_key(name) for name in rows[0]]
+    keys = [read_key(name) for name in rows[0][1]]
     if len(set(keys)) < len(keys):
         raise InputError(f"{path}:1: names a key twice")
     points = []
-    for line, row in enumerate(rows[1:], start=2):
+    for line, row in rows[1:]:
         if not row:
             continue
         if len(row) != len(keys):

@@ -14,6 +14,7 @@ from crosslayer.errors import InputError
 from crosslayer.traces.problems import refuse
 
 CHUNK_BYTES = 4 << 20
+LINE_BYTES = 64 << 20  # no trace has a longer line
 BOM = b"\xef\xbb\xbf"
 
 
@@ -28,7 +29,8 @@ class Chunk:
 def chunks(path: Path) -> Iterator[Chunk]:
     """The file in pieces that end where a line ends.
 
-    Errors: InputError for a file that cannot be opened, is empty, or is a broken gzip file.
+    Errors: InputError for a file that cannot be opened or read, is empty, is none (a pipe, a
+    device), or is a broken gzip file.
     """
     line, rest, empty = 1, b"", True
     with _opened(path) as file, _unpacking(path):
@@ -38,6 +40,8 @@ def chunks(path: Path) -> Iterator[Chunk]:
             end = piece.rfind(b"\n") + 1
             if not end:
                 rest += piece
+                if len(rest) > LINE_BYTES:
+                    raise refuse(str(path), f"the line is longer than {LINE_BYTES >> 20} MB", line)
                 continue
             data = rest + piece[:end]
             rest = piece[end:]
@@ -76,6 +80,8 @@ def decoded(raw: bytes, file: str, line: int) -> str:
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     if path.is_dir():
         raise InputError(f"{path}: is a directory; name the trace file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file; a trace is read twice, so save it as one")
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -98,3 +104,5 @@ def _unpacking(path: Path) -> Iterator[None]:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: broken gzip file: {error}; unpack it anew") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -111,7 +111,11 @@ class _Reader:
             bad = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
             self.problems.add(line, at, "", bad)
             return None
-        parts = next(csv.reader([text]), [])
+        try:
+            parts = next(csv.reader([text]), [])
+        except csv.Error as error:
+            self.problems.add(line, 1, "", f"is no row of CSV: {error}")
+            return None
         wanted = len(self.layout.columns)
         if len(parts) != wanted:
             how = "cut off" if len(parts) < wanted else "too long"

@@ -84,7 +84,10 @@ def format_of(first: str, file: str, line: int, wanted: str | None) -> CsvFormat
     if first.lstrip().startswith("{"):
         found = _json_format(first, file, line)
     if found is None:
-        header = tuple(next(csv.reader([first])))
+        try:
+            header = tuple(next(csv.reader([first])))
+        except csv.Error as error:
+            raise refuse(file, f"is no header of CSV: {error}", line) from None
         found = next((one for one in CSV_FORMATS if one.header == header), None)
         if found is None:
             raise refuse(file, _header_problem(header, wanted), line)
@@ -97,6 +100,8 @@ def format_of(first: str, file: str, line: int, wanted: str | None) -> CsvFormat
 def _json_format(first: str, file: str, line: int) -> str:
     try:
         value = json.loads(first)
+    except RecursionError:
+        raise refuse(file, "is nested too deeply", line) from None
     except ValueError as error:
         column = getattr(error, "colno", 1)
         raise refuse(file, f"is no JSON: {getattr(error, 'msg', error)}", line, column) from None

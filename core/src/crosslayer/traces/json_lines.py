@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -59,9 +60,12 @@ def objects(
                 end = error.pos >= len(text) - 1 or error.msg.startswith("Unterminated")
                 said = error.msg.lower() + (" (the line is cut off)" if end else "")
                 problems.add(line, error.pos + 1, "", f"broken JSON: {said}")
-            except ValueError as error:  # NaN and infinities
-                name = str(error).partition(" ")[0]
-                problems.add(line, text.find(name) + 1, "", str(error))
+            except ValueError as error:  # NaN, infinities, thousands of digits
+                said = str(error)
+                name = said.partition(" ")[0]
+                if not said.endswith("JSON number"):
+                    said = "a number of the line has thousands of digits"
+                problems.add(line, max(text.find(name), 0) + 1, "", said)
             except RecursionError:
                 problems.add(line, 1, "", "is nested too deeply")
 
@@ -107,6 +111,8 @@ def _exact(field: str, number: Any, read: Any) -> int:
 def name(value: dict[str, Any], field: str) -> str | None:
     """A field that holds a name, or is missing. Errors: BadField."""
     found = value.get(field)
+    if isinstance(found, str) and re.search("[\ud800-\udfff]", found):
+        raise BadField(field, f"is {found!r}, which holds half a character (a lone surrogate)")
     if found is None or (isinstance(found, str) and found):
         return found
     raise BadField(field, f"is {found!r}; a text is needed")

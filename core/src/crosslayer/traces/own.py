@@ -160,7 +160,11 @@ class _Rows:
 def _whole(value: dict[str, Any]) -> Request:
     json_lines.no_others(value, ("request",))
     try:
-        return Request.model_validate_json(json.dumps(value["request"], default=float))
+        text = json.dumps(value["request"], default=float, allow_nan=False)
+    except ValueError:
+        raise BadField("request", "holds a number beyond the floats") from None
+    try:
+        return Request.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

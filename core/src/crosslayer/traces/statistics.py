@@ -97,8 +97,10 @@ def _lengths(values: NDArray[np.int64]) -> LengthStatistics | None:
     return LengthStatistics(len(values), mean, cv, low, p50, p90, p99, high)
 
 
-def figures(trace: RequestTrace, source: str) -> tuple[Figure, Figure]:
-    """(arrivals a time bin, cumulative lengths) of a trace that `source` names."""
+def figures(trace: RequestTrace, source: str) -> tuple[Figure, ...]:
+    """Arrivals a time bin and cumulative lengths (none where no request calls a model) of a trace
+    that `source` names.
+    """
     provenance: Provenance = "recorded" if trace.recorded else "modelled"
     span = float(trace.arrival_ns[-1] - trace.arrival_ns[0]) / NANOSECONDS
     width = _bin_seconds(span)
@@ -109,31 +111,27 @@ def figures(trace: RequestTrace, source: str) -> tuple[Figure, Figure]:
     arrivals = Series(label="requests", x=times, y=tuple(counts.astype(float).tolist()))
     outputs = trace.output_tokens[trace.output_tokens >= 0]
     curves = [("prompt", trace.prompt_tokens), ("output", outputs)]
-    return (
-        Figure(
-            name="arrivals",
-            title=f"Arrivals of {len(trace):,} requests",
-            x_label="time (s)",
-            panels=(Panel(series=(arrivals,), y_label=f"requests in {width:g} s", kind="steps"),),
-            provenance=provenance,
-            source=source,
-        ),
-        Figure(
-            name="lengths",
-            title="Lengths",
-            x_label="tokens",
-            x_scale="log",
-            panels=(
-                Panel(
-                    series=tuple(_cumulative(name, one) for name, one in curves if len(one)),
-                    y_label="share of calls",
-                    kind="steps",
-                ),
-            ),
-            provenance=provenance,
-            source=source,
-        ),
+    drawn = tuple(_cumulative(name, one) for name, one in curves if len(one))
+    over_time = Figure(
+        name="arrivals",
+        title=f"Arrivals of {len(trace):,} requests",
+        x_label="time (s)",
+        panels=(Panel(series=(arrivals,), y_label=f"requests in {width:g} s", kind="steps"),),
+        provenance=provenance,
+        source=source,
     )
+    if not drawn:
+        return (over_time,)
+    lengths = Figure(
+        name="lengths",
+        title="Lengths",
+        x_label="tokens",
+        x_scale="log",
+        panels=(Panel(series=drawn, y_label="share of calls", kind="steps"),),
+        provenance=provenance,
+        source=source,
+    )
+    return (over_time, lengths)
 
 
 def _bin_seconds(span_s: float) -> float:
