@@ -27,7 +27,9 @@ use = "isolated"
 """
 
 
-STAGES = OWN + ('{"request":{"id":"a","arrival_ns":0,"nodes":[{"id":"s","kind":"tool","seconds":1.0}]}}\n')
+STAGES = OWN + (
+    '{"request":{"id":"a","arrival_ns":0,"nodes":[{"id":"s","kind":"tool","seconds":1.0}]}}\n'
+)
 
 
 def cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
