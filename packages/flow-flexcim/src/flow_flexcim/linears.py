@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from crosslayer.contracts.model import Attention, Block, Linear, ModelSpec, MoE, Part, SelectiveScan
+from crosslayer.contracts.parts import Annotations
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
 
@@ -104,9 +105,12 @@ def with_pattern(linear: Linear, pattern: NMSparsity) -> Linear:
 
 
 def pruned_spec(
-    spec: ModelSpec, planned: Sequence[BlockLinears], patterns: Sequence[NMSparsity]
+    spec: ModelSpec,
+    planned: Sequence[BlockLinears],
+    patterns: Sequence[NMSparsity],
+    notes: Mapping[str, Annotations] | None = None,
 ) -> ModelSpec:
-    """The spec with each unit's linears in that unit's pattern."""
+    """The spec with each unit's linears in that unit's pattern. notes: annotations by path."""
     names = [block.name for block in decoder_linears(spec)]
     chosen = {
         (names[unit.index], linear.name): pattern
@@ -116,7 +120,9 @@ def pruned_spec(
     blocks = []
     for block in spec.blocks:
         if block.name in names:
-            parts = tuple(_pruned_part(part, block.name, chosen) for part in block.parts)
+            parts = tuple(
+                _pruned_part(part, block.name, chosen, notes or {}) for part in block.parts
+            )
             block = block.replace(parts=parts)
         blocks.append(block)
     return spec.replace(blocks=tuple(blocks))
@@ -133,13 +139,21 @@ def _linears(block: Block) -> list[tuple[Linear, int]]:
     return found
 
 
-def _pruned_part(part: Part, block: str, chosen: Mapping[tuple[str, str], NMSparsity]) -> Part:
+def _pruned_part(
+    part: Part,
+    block: str,
+    chosen: Mapping[tuple[str, str], NMSparsity],
+    notes: Mapping[str, Annotations],
+) -> Part:
     if isinstance(part, Linear):
         pattern = chosen.get((block, part.name))
-        return part if part.tied or pattern is None else with_pattern(part, pattern)
+        if part.tied or pattern is None:
+            return part
+        more = notes.get(part.path or "", ())
+        return with_pattern(part, pattern).replace(annotations=part.annotations + more)
     if isinstance(part, MoE):
         return part.replace(
-            expert=tuple(_pruned_part(inner, block, chosen) for inner in part.expert),
-            shared=tuple(_pruned_part(inner, block, chosen) for inner in part.shared),
+            expert=tuple(_pruned_part(inner, block, chosen, notes) for inner in part.expert),
+            shared=tuple(_pruned_part(inner, block, chosen, notes) for inner in part.shared),
         )
     return part

@@ -74,7 +74,8 @@ class FlowParams(BaseModel):
     hardware: Literal["any", "flexcim"] = Field(
         "any",
         description="Offer only candidates that this hardware maps without idle units; flexcim: N "
-        "a power of two.",
+        "a power of two, M at most 8. The spec then says in how many passes its macro runs the "
+        "real masks.",
     )
     candidates: tuple[str, ...] = Field(
         CANDIDATES,
@@ -154,7 +155,9 @@ class FlowParams(BaseModel):
         """The candidates that the hardware maps; dense is mapped by any."""
         found = (_parsed(text) for text in self.candidates)
         return tuple(
-            p for p in found if self.hardware == "any" or p.n == p.m or p.n.bit_count() == 1
+            p
+            for p in found
+            if self.hardware == "any" or p.n == p.m or (p.n.bit_count() == 1 and p.m in (2, 4, 8))
         )
 
     @field_validator("candidates")
@@ -176,8 +179,8 @@ class FlowParams(BaseModel):
             )
         if not self.patterns:
             raise ValueError(
-                f"no candidate of {', '.join(self.candidates)} has an N that is a power of two, "
-                'which hardware = "flexcim" needs; add one such as 2:8'
+                f"no candidate of {', '.join(self.candidates)} has an N that is a power of two "
+                'and an M of at most 8, which hardware = "flexcim" needs; add one such as 2:8'
             )
         if self.pattern is None:
             return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crosslayer.component import Component, hookimpl
+from crosslayer.component import Command, Component, hookimpl
 
 
 @hookimpl
@@ -15,5 +15,32 @@ def crosslayer_model_transforms() -> list[Component]:
             paper="arXiv:2504.14365",
             factory="flow_flexcim.transform:Flow",
             params="flow_flexcim.params:FlowParams",
+        )
+    ]
+
+
+@hookimpl
+def crosslayer_accelerator_models() -> list[Component]:
+    """The accelerator `flexcim` and its baselines as presets."""
+    return [
+        Component(
+            name="flexcim",
+            summary="Digital compute-in-memory macros for many N:M patterns (FlexCiM)",
+            paper="arXiv:2504.14365",
+            factory="flow_flexcim.flexcim.accelerator:FlexCiM",
+            params="flow_flexcim.flexcim.params:FlexCiMParams",
+            presets=("flexible", "dense", "fixed-2to4", "systolic"),
+        )
+    ]
+
+
+@hookimpl
+def crosslayer_commands() -> list[Command]:
+    """`crosslayer flow-flexcim ...`; the console script of the same name calls it."""
+    return [
+        Command(
+            name="flow-flexcim",
+            summary="Plan, prune, evaluate and price N:M models",
+            app="flow_flexcim.cli:app",
         )
     ]

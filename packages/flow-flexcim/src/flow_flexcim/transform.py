@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from crosslayer.contracts.parts import Annotations
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError
-from crosslayer.kinds import ModelArtifact, RunContext
+from crosslayer.kinds import LiveModel, ModelArtifact, RunContext
 from crosslayer.texts import windows_text
 from flow_flexcim import planfile, report
 from flow_flexcim.linears import BlockLinears, decoder_linears, pruned_spec, units
@@ -85,8 +86,7 @@ class Flow:
             recovery=recovery,
         )
         context.logger.info("flow: %s sparsity %.4g achieved", self._note(), plan.sparsity)
-        result = self._result(model, blocks, plan, outcome)
-        return result.replace(live=live, files={FILE: file})
+        return self._result(model, blocks, plan, outcome, live).replace(files={FILE: file})
 
     def restore(
         self, model: ModelArtifact, files: Mapping[str, Path], context: RunContext
@@ -97,13 +97,13 @@ class Flow:
         """
         blocks = self._units(model)
         if model.live is None:
-            return self._changed(model, blocks, self._spec_plan(blocks).patterns)
+            return self._changed(model, blocks, self.spec_plan(blocks).patterns)
         if FILE not in files:
             raise InputError(f"flow restores a live model from its file {FILE!r}; it was not given")
         from flow_flexcim.prune import restore
 
         live, patterns = restore(model.live, blocks, files[FILE], context)
-        return self._changed(model, blocks, patterns).replace(live=live, files=dict(files))
+        return self._changed(model, blocks, patterns, live).replace(files=dict(files))
 
     def _units(self, model: ModelArtifact) -> tuple[BlockLinears, ...]:
         params = self.params
@@ -112,7 +112,7 @@ class Flow:
     def _on_the_spec(
         self, model: ModelArtifact, blocks: Sequence[BlockLinears], context: RunContext
     ) -> ModelArtifact:
-        plan = self._spec_plan(blocks)
+        plan = self.spec_plan(blocks)
         pairs = zip(blocks, plan.patterns, strict=True)
         pruned = [block.pruned(pattern) for block, pattern in pairs]
         pruned_patterns = {p for b, p in zip(blocks, plan.patterns, strict=True) if not b.dense}
@@ -141,7 +141,8 @@ class Flow:
         context.logger.info("flow: %s", note)
         return self._result(model, blocks, plan, outcome)
 
-    def _spec_plan(self, blocks: Sequence[BlockLinears]) -> Plan:
+    def spec_plan(self, blocks: Sequence[BlockLinears]) -> Plan:
+        """The plan of a spec without weights."""
         params = self.params
         if params.plan_file is not None:
             return planfile.read(params.plan_file, blocks)
@@ -156,8 +157,9 @@ class Flow:
         blocks: Sequence[BlockLinears],
         plan: Plan,
         outcome: report.Outcome,
+        live: LiveModel | None = None,
     ) -> ModelArtifact:
-        return self._changed(model, blocks, plan.patterns).replace(
+        return self._changed(model, blocks, plan.patterns, live).replace(
             metrics=(*model.metrics, *report.metrics(outcome)),
             tables=(*model.tables, report.table(outcome)),
             figures=(*model.figures, report.figure(outcome)),
@@ -168,10 +170,19 @@ class Flow:
         model: ModelArtifact,
         blocks: Sequence[BlockLinears],
         patterns: Sequence[NMSparsity],
+        live: LiveModel | None = None,
     ) -> ModelArtifact:
-        """The artifact with the patterns in its spec and this transform in its history."""
+        """The artifact with the patterns in its spec and this transform in its history; for the
+        macro of FlexCiM also with the passes that the masks of the pruned live model need there.
+        """
+        notes: dict[str, Annotations] = {}
+        if live is not None and self.params.hardware == "flexcim":
+            from flow_flexcim.flexcim.annotate import measured_passes
+
+            notes = measured_passes(live, blocks, patterns)
         return model.replace(
-            spec=pruned_spec(model.spec, blocks, patterns),
+            spec=pruned_spec(model.spec, blocks, patterns, notes),
+            live=live,
             history=(*model.history, ("flow", self.params.model_dump_json())),
             files={},
         )

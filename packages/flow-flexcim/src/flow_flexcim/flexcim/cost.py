@@ -1,0 +1,175 @@
+"""Cycles, energy and area of a Gemm on the macros and on the baselines; columns or numbers alike.
+
+A tile is what a macro holds at a time. While it computes, the next one is written row by row into
+the other half of its cells, so a tile takes the longer of both; macros take tiles in turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crosslayer.contracts.sparsity import NMSparsity
+from flow_flexcim.flexcim import technology as tech
+from flow_flexcim.flexcim.macro import Macro, Placement, placement
+from flow_flexcim.flexcim.params import FlexCiMParams
+
+WEIGHT_BITS, ACTIVATION_BITS = 8, 8
+PRODUCT_BITS = 16
+SUM_BITS = 32  # accumulators over tiles of K
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What one op needs. inputs, outputs: K and N of a tile. cell_bits: stored a cell, index bits
+    included. pipeline: cycles from the first input to the last output.
+    """
+
+    place: Placement
+    inputs: int
+    outputs: int
+    load_cycles: int
+    pipeline: int
+    cell_bits: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of one op, floats or columns. joules: by part. useful: multiplications by kept weights over
+    what the multipliers could have done in that time.
+    """
+
+    cycles: Any
+    tiles: Any
+    joules: dict[str, Any]
+    useful: Any
+
+
+def macro_of(params: FlexCiMParams) -> Macro:
+    """The geometry of one macro."""
+    return Macro(params.sub_macros, params.rows, params.columns, params.pairs)
+
+
+def tiling(pattern: NMSparsity | None, params: FlexCiMParams) -> Tiling | str:
+    """How a pattern runs on the preset, or why it does not."""
+    macro = macro_of(params)
+    rows = params.sub_macros * params.rows
+    depth = (params.rows - 1).bit_length()
+    merge = (params.sub_macros - 1).bit_length()
+    dense = Placement(1, 1, rows)
+    if params.preset == "systolic":
+        return Tiling(dense, rows, params.columns, rows, rows + params.columns, WEIGHT_BITS)
+    if params.preset == "dense":
+        return Tiling(dense, rows, params.columns, params.rows, depth + merge + 1, WEIGHT_BITS)
+    if params.preset == "fixed-2to4":
+        place = Placement(2, 4, 2 * rows) if _is_2to4(pattern) else dense
+        bits = WEIGHT_BITS + 2
+        return Tiling(place, place.inputs, params.columns, params.rows, depth + merge + 1, bits)
+    found = placement(pattern, macro)
+    if isinstance(found, str):
+        return found
+    select = 0 if found.dense else (found.m // 2 - 1).bit_length()
+    bits = WEIGHT_BITS + 1 + select
+    return Tiling(found, found.inputs, params.columns, params.rows, depth + merge + 2, bits)
+
+
+def work(
+    op: Any, tile: Tiling, passes: float, density: float, packed_bytes: Any, params: FlexCiMParams
+) -> Work:
+    """Cycles and energy of a Gemm (an op or a table). passes: of a tile. packed_bytes: of all
+    weights as they are stored, for the DRAM.
+    """
+    p = params
+    rows_each = op.m / op.groups  # of the activations, a group
+    k_tiles = np.ceil(op.k / tile.inputs)
+    tiles = op.groups * k_tiles * np.ceil(op.n / tile.outputs)
+    busy = rows_each * passes * p.input_cycles
+    per_tile = np.maximum(tile.load_cycles, busy)
+    cycles = tile.load_cycles + np.ceil(tiles / p.macros) * per_tile + tile.pipeline
+
+    cells = p.sub_macros * p.rows * p.columns
+    shots = tiles * rows_each * passes  # times that a whole macro computes
+    multiplications = op.m * op.k * op.n * density
+    joules: dict[str, Any] = {"cells": multiplications * tech.MULTIPLIER_J}
+    if p.preset == "systolic":
+        # Every element takes part, the padding too: an add, and registers for x and the sum.
+        per_cell = SUM_BITS * (tech.ADDER_J + tech.REGISTER_J) + ACTIVATION_BITS * tech.REGISTER_J
+        joules["trees"] = shots * cells * per_cell
+        joules["merge"] = joules["select"] = 0.0 * shots
+    else:
+        joules["trees"] = shots * p.sub_macros * p.columns * _tree_bits(p.rows) * tech.ADDER_J
+        width = PRODUCT_BITS + (p.rows - 1).bit_length()
+        merge = (p.sub_macros - 1) * width * tech.ADDER_J
+        merge += SUM_BITS * (tech.ADDER_J + tech.REGISTER_J)
+        joules["merge"] = shots * p.columns * merge
+        joules["select"] = shots * _select_bits(tile, p) * tech.SELECT_J
+    act = tiles * rows_each * tile.inputs  # bytes: a tile reads its inputs once a token
+    sums = 2 * op.m * op.n * k_tiles * SUM_BITS / 8
+    joules["buffers"] = (act + sums) * tech.SRAM_J_PER_BYTE
+    joules["loading"] = tiles * cells * tile.cell_bits / 8 * tech.SRAM_J_PER_BYTE
+    streamed = packed_bytes if p.weights == "streamed" else 0.0 * packed_bytes
+    joules["dram"] = streamed * tech.DRAM_J_PER_BYTE
+    for part, factor in p.energy_scale.items():
+        joules[part] = joules[part] * factor
+    useful = multiplications / (cycles * p.macros * cells / p.input_cycles)
+    return Work(cycles, tiles, joules, useful)
+
+
+def area_mm2(params: FlexCiMParams) -> dict[str, float]:
+    """Area of all macros by part, mm2; buffers and DRAM are not in it."""
+    p = params
+    cells = p.sub_macros * p.rows * p.columns
+    bits = {"flexible": 9, "fixed-2to4": 10}.get(p.preset, 8)
+    parts = {"weights": 2 * cells * bits * tech.SRAM_CELL_MM2, "multipliers": cells * _MULTIPLIER}
+    if p.preset == "systolic":
+        adders = cells * SUM_BITS * tech.ADDER_MM2
+        registers = cells * (SUM_BITS + ACTIVATION_BITS) * tech.REGISTER_MM2
+        parts |= {"adders": adders, "registers": registers}
+    else:
+        width = PRODUCT_BITS + (p.rows - 1).bit_length()
+        parts["trees"] = p.sub_macros * p.columns * _tree_bits(p.rows) * tech.ADDER_MM2
+        merge = ((p.sub_macros - 1) * width + SUM_BITS) * tech.ADDER_MM2
+        parts["merging"] = p.columns * (merge + SUM_BITS * tech.REGISTER_MM2)
+    if p.preset == "fixed-2to4":
+        parts["selectors"] = cells * 3 * ACTIVATION_BITS * tech.SELECT_MM2
+    if p.preset == "flexible":
+        copies = p.columns if p.select_sharing == "ideal" else 1
+        parts["distribution"] = copies * p.rows * _row_select_bits(p) * tech.SELECT_MM2
+        parts["cell selectors"] = cells * ACTIVATION_BITS * tech.SELECT_MM2
+    return {name: value * p.macros for name, value in parts.items()}
+
+
+_MULTIPLIER = tech.MULTIPLIER_MM2
+
+
+def _tree_bits(rows: int) -> int:
+    """Full adders of a tree over `rows` products: half as many adders a level, a bit wider each."""
+    bits, left, width = 0, rows, PRODUCT_BITS
+    while left > 1:
+        bits += left // 2 * width
+        left, width = left - left // 2, width + 1
+    return bits
+
+
+def _row_select_bits(p: FlexCiMParams) -> int:
+    """2:1 selectors of a row's distribution unit: S of P pairs, then S of S, 16 bits each."""
+    return p.sub_macros * ((p.pairs - 1) + (p.sub_macros - 1)) * 2 * ACTIVATION_BITS
+
+
+def _select_bits(tile: Tiling, p: FlexCiMParams) -> int:
+    """2:1 selectors that toggle when a macro computes once; those of dense weights rest."""
+    if tile.place.dense:
+        return 0
+    cells = p.sub_macros * p.rows * p.columns
+    if p.preset == "fixed-2to4":
+        return cells * 3 * ACTIVATION_BITS
+    copies = p.columns if p.select_sharing == "ideal" else 1
+    row = _row_select_bits(p) if tile.place.m > 2 else 0
+    return copies * p.rows * row + cells * ACTIVATION_BITS
+
+
+def _is_2to4(pattern: NMSparsity | None) -> bool:
+    """Whether any mask of the pattern is a 2:4 mask."""
+    return pattern is not None and pattern.n <= 2 and pattern.m % 4 == 0 and pattern.n < pattern.m

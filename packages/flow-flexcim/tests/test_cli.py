@@ -1,0 +1,80 @@
+"""The commands, through the core's command line: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crosslayer.cli import main
+from crosslayer.contracts.model import ModelSpec
+from crosslayer.models.presets import preset_config
+from flow_flexcim.flexcim.layers import layer_table, preset_table, totals
+from flow_flexcim.flexcim.params import FlexCiMParams
+from flow_flexcim.linears import decoder_linears, pruned_spec, units
+from flow_flexcim.plan import uniform_plan
+
+MODEL = "llama-3.1-8b"
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["flow-flexcim", *arguments])
+    return int(end.value.code or 0)
+
+
+def test_plan_writes_a_plan_that_prune_reads_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    sets = ("--set", "sparsity=0.75", "--set", "hardware=flexcim")
+    assert call("plan", MODEL, "--out", str(file), *sets) == 0
+    assert "sparsity 0.75 of 6979321856 weights" in capsys.readouterr().out
+    assert set(json.loads(file.read_text())["patterns"].values()) == {"2:8"}
+    assert call("prune", MODEL, "--out", str(tmp_path), "--set", f"plan_file={file}") == 0
+    assert "flow_sparsity                            0.75" in capsys.readouterr().out
+
+
+def test_simulate_prints_every_layer_and_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ("--set", "sparsity=0.75", "--set", "hardware=flexcim", "--chip", "macros=16")
+    assert call("simulate", "mamba-2.8b", *sets, "--tokens", "4") == 0
+    said = capsys.readouterr().out
+    for word in ("in_proj", "dt_proj", "2:8", "fixed-2to4", "systolic", "modelled"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("simulate", MODEL, "--set", "sparsty=0.5"), "did you mean 'sparsity'"),
+        (("simulate", MODEL, "--set", "sparsity"), "no KEY=VALUE"),
+        (("plan", "llama-3.1-9b", "--out", "x.json"), "llama-3.1-8b"),
+        (("eval", MODEL, "--pruned", "."), "nothing to evaluate"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def pruned(sparsity: float) -> ModelSpec:
+    spec = ModelSpec.from_hf_config(preset_config(MODEL), name=MODEL)
+    blocks = units(decoder_linears(spec), "block")
+    from crosslayer.contracts.sparsity import NMSparsity
+
+    plan = uniform_plan(blocks, [NMSparsity(n, 8) for n in (1, 2, 4)], sparsity)
+    return pruned_spec(spec, blocks, plan.patterns)
+
+
+def test_the_rows_of_the_tables_add_up_to_the_totals() -> None:
+    spec, params = pruned(0.75), FlexCiMParams(as_int8=True)
+    table = layer_table(spec, params, 8)
+    seconds, joules = totals(spec, params, 8)
+    assert sum(row[8] for row in table.rows) == pytest.approx(seconds)  # type: ignore[misc]
+    assert sum(row[9] for row in table.rows) == pytest.approx(joules)  # type: ignore[misc]
+    assert sum(int(row[4]) for row in table.rows) == 32 * 7 + 1  # type: ignore[arg-type]
+    presets = preset_table(spec, params, 8)
+    assert presets.rows[0][:3] == ("flexible", seconds, joules)
