@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sample, Usa
 from crosslayer.contracts.report import Report
 from crosslayer.contracts.serving import CallSeconds, Done, Pool, PoolMember, ServePlan
 from crosslayer.discovery import discover
-from crosslayer.errors import InputError
+from crosslayer.errors import ComponentError, InputError
 from crosslayer.kinds import RunContext, Stack
 from crosslayer.policies import Single
 from crosslayer.policy_accuracy import PolicyAccuracy, wilson
@@ -383,6 +384,48 @@ def test_what_an_endpoint_said_comes_from_the_cache_only_if_recorded_and_says_wh
         assert always != once != unrecorded
         for text in (always, unrecorded):
             assert [asked(text)[0], asked(text)[0]] == [12, 12]
+
+
+def test_answers_that_were_paid_for_outlive_a_run_that_failed_or_was_interrupted(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("TOY_KEY", SECRET)
+    last = {"id": "last", "prompt": "refused: 1 2", "answer": 3}
+    questions(tmp_path / "q.jsonl", [*SUMS, last])
+    with ChatServer(secret=SECRET) as server:
+        text = ENDPOINT.format(address=server.base_url)
+        (tmp_path / "p.toml").write_text(text)
+
+        def sent(progress: Progress | None = None) -> tuple[int, Report | None]:
+            before, made = len(server.seen), None
+            with suppress(ComponentError, KeyboardInterrupt):
+                made = run(
+                    tmp_path / "p.toml", registry=registry, runs_dir=tmp_path / "runs",
+                    progress=progress,
+                ).report  # fmt: skip
+            return len(server.seen) - before, made
+
+        server.replies["refused"] = (400, {"error": {"message": "no"}}, {})
+        assert sent() == (13, None)
+        assert sent() == (1, None)
+        del server.replies["refused"]
+
+        class Interrupting(Progress):
+            def track(self, items: Any, label: str, total: int | None = None) -> Iterator[Any]:
+                if label == "deciding":
+                    raise KeyboardInterrupt
+                yield from items
+
+        assert sent(Interrupting()) == (1, None)
+        count, report = sent()
+    assert count == 0
+    assert report is not None
+    assert report.metric("calls_per_question").value == 1
+    assert any("13 calls were answered in earlier runs" in note for note in report.notes)
+    (calls,) = (tmp_path / "runs" / "p").rglob("calls.jsonl")
+    assert len(calls.read_bytes().splitlines()) == 13
+    assert not [*(tmp_path / "cache" / "steps" / "unfinished").iterdir()]
 
 
 def test_a_pipeline_asks_its_live_model(registry: Registry, tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ class RunContext:
     """What a component may use of its surroundings: nothing else is global.
 
     seed: of this run. output: where this step may write. clock: seconds, for experiments whose
-    subject is time. executor: None runs in line. threads: cores the run may use.
+    subject is time. executor: None runs in line. threads: cores the run may use. unfinished: a
+    folder for what must outlive an interruption, such as paid answers: the next run of the same
+    step finds it there, and it goes when the step is over; None where nobody keeps one.
     """
 
     seed: int
@@ -96,6 +98,7 @@ class RunContext:
     executor: Executor | None = None
     clock: Callable[[], float] = time.perf_counter
     threads: int = 1
+    unfinished: Path | None = None
 
     def stream_seed(self, *names: str | int) -> int:
         """A seed for one named source of randomness: equal in every process, different for every

@@ -8,8 +8,10 @@ nothing but the question and the seed; the first calls of all questions are made
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crosslayer.backends.members import MemberBackend
@@ -63,13 +65,29 @@ class PolicyAccuracy:
                 "policy-accuracy needs somebody to ask: a live [model], or a [[backend]]"
             )
         pool = stack.pool or Pool(members=tuple(PoolMember(name=name) for name in speakers))
+        backends: dict[str, TextBackend] = dict(speakers)
+        calls = context.output / "calls.jsonl"
+        anew = any(getattr(backend, "asks_always", False) for backend in speakers.values())
+        # No answer is paid for twice, whatever becomes of this run.
+        outlives = params.record and context.unfinished is not None and not anew
+        file = context.unfinished / calls.name if outlives and context.unfinished else calls
+        earlier = 0
         with ExitStack() as open_files:
-            backends: dict[str, TextBackend] = dict(speakers)
-            calls = context.output / "calls.jsonl"
             if params.record:
                 for name, backend in speakers.items():
-                    backends[name] = open_files.enter_context(Recorder(backend, calls))
-            asked = self._ask(questions, stack.policy or OneCall(), pool, backends, context)
+                    backends[name] = open_files.enter_context(Recorder(backend, file))
+                earlier = _lines(file)
+            if earlier:
+                context.progress.say(f"{earlier} calls were answered in a run that did not finish")
+            try:
+                asked = self._ask(questions, stack.policy or OneCall(), pool, backends, context)
+            except BaseException:
+                if outlives:
+                    kept = f"{_lines(file)} answered calls are kept"
+                    context.progress.say(f"{kept}; the same step goes on from there")
+                raise
+        if outlives:
+            shutil.copyfile(file, calls)
         used = {member for one in asked for member, _ in one.said}
         kinds: set[Provenance] = {_provenance(speakers[name]) for name in used}
         policy = type(stack.policy).__name__ if stack.policy else "one call"
@@ -81,16 +99,18 @@ class PolicyAccuracy:
         files = [write_csv(context.output / "answers.csv", "answers", COLUMNS, rows)]
         if params.record:
             files.append(written(calls, "calls", "application/jsonl"))
-        notes = (
+        notes = [
             f"Interval: Wilson at {CONFIDENCE:.0%}. Match: {params.match}. Token counts are the"
             " models' own; calls that the policy cancelled were asked and count whole.",
-        )
+        ]
+        if earlier:
+            notes.append(f"{earlier} calls were answered in earlier runs that did not finish.")
         return Report(
             title="Accuracy of the policy",
             metrics=_metrics(rows, "recorded" if "recorded" in kinds else "measured", source),
             tables=(_members(asked), _answers(rows, params.table_rows)),
             files=tuple(files),
-            notes=notes,
+            notes=tuple(notes),
         )
 
     def _ask(
@@ -170,6 +190,10 @@ class _Noting:
         answer = self.members.answer(call, seed)
         self.said.append((call.model or "", answer))
         return answer
+
+
+def _lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n")
 
 
 def _live(stack: Stack) -> dict[str, TextBackend]:

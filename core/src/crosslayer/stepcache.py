@@ -124,6 +124,22 @@ class StepCache:
         with exclusive(self.folder / "locks" / key, say):
             yield
 
+    @contextmanager
+    def unfinished(self, key: str) -> Iterator[Path | None]:
+        """A folder that stays if the step fails or is interrupted and has put something there, for
+        its next run; None if the cache cannot be written. One that `making` holds has it alone.
+        """
+        folder = self.folder / "unfinished" / key
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield folder if os.access(folder, os.W_OK) else None
+        except BaseException:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # empty, else it stays
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
     def discard(self, key: str, what: str, reason: str) -> None:
         """Delete an entry that turned out to be of no use."""
         self._discard(self.folder / key, what, reason)

@@ -34,9 +34,11 @@ class Steps:
         self.done: list[Step] = []
         self.reports: list[tuple[str, Report]] = []
 
-    def context(self, output: Path) -> RunContext:
+    def context(self, output: Path, unfinished: Path | None = None) -> RunContext:
         output.mkdir(parents=True, exist_ok=True)
-        return RunContext(self.seed, output, self.progress, threads=self.threads)
+        return RunContext(
+            self.seed, output, self.progress, threads=self.threads, unfinished=unfinished
+        )
 
     def report(
         self, label: str, name: str, key: str, make: Callable[[RunContext], Report],
@@ -125,9 +127,8 @@ class Steps:
             with self.cache.making(key, label):
                 found = self._known(label, key, load, output)  # another run may have made it
                 if found is None:
-                    context = self.context(output)
-                    with self.step(label):
-                        made = make(context)
+                    with self.step(label), self.cache.unfinished(key) as folder:
+                        made = make(self.context(output, folder))
                         if keep(made):
                             self.cache.put(key, dump(made, output), output)
                     return made, output
