@@ -334,3 +334,25 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(address: str) -> N
     with pytest.raises(ValidationError, match=r"must be an address|holds a user") as refused:
         OpenAIParams(base_url=address, model="m")
     assert "hunter2" not in str(refused.value)
+
+
+def test_in_a_running_loop_calls_share_a_client_and_a_cancelled_one_ends_at_once() -> None:
+    asked = [prompt(f"ok: number {i}", seed=i) for i in range(3)]
+
+    async def session(server: ChatServer) -> tuple[Generation, ...]:
+        one = backend(server)
+        async with one as held:
+            hanging = asyncio.create_task(held.agenerate([prompt("slow: a", seed=9)]))
+            while not server.now:
+                await asyncio.sleep(0.01)
+            hanging.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await hanging
+            assert server.now == 1  # the endpoint still works at it, nobody waits
+            made = [await held.agenerate([each]) for each in asked]
+        assert await one.agenerate(asked) == tuple(each[0] for each in made)
+        return await one.agenerate(asked)
+
+    with ChatServer(delay_s=0.2) as server:
+        made = asyncio.run(session(server))
+        assert made == backend(server).generate(asked)

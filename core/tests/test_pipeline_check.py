@@ -114,16 +114,7 @@ def test_a_file_that_is_no_toml_text_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        ".".join("a" * 5000) + " = 1",
-        ".".join("a" * 400_000) + " = 1",
-        " . ".join(['"a"'] * 99) + " = 1",
-        "a = " + "[" * 5000,
-        "a = " + "[" * 99 + "]" * 99,
-        "[" + ".".join("a" * 99) + "]",
-    ],
-    ids=["dotted", "very long", "quoted", "open", "nested", "header"],
+    "text", [".".join("a" * 5000) + " = 1", "a = " + "[" * 5000, "[" + ".".join("a" * 99) + "]"]
 )
 def test_a_file_that_is_nested_too_deeply_is_refused_where_it_is(text: str, tmp_path: Path) -> None:
     _, (problem,) = check_file(write(tmp_path, f"{MODEL}\n{text}\n"), toy_registry())

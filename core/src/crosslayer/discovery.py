@@ -77,7 +77,7 @@ def discover(*, only: Iterable[str] | None = None, strict: bool | None = None) -
     points, unreadable = ([], {}) if wanted == set() else _entry_points()
     for name, broken in sorted(unreadable.items()):
         if wanted is None or name in wanted:
-            record(name, name, "unknown", broken)
+            record(name, name, "", broken)
     for name in sorted((wanted or set()) - {point.name for point in points} - set(unreadable)):
         hint = nearest(name, [point.name for point in points])
         record(name, "", "", _Broken("selection", f"no installed plugin has this name; {hint}"))

@@ -315,9 +315,7 @@ class Execution:
             from crosslayer.traces.closed_loop import ClosedLoop
             from crosslayer.traces.workload import requests_of
 
-            requests = requests_of(
-                workload, self.pipeline.folder, context, table.trace if table.takes else None
-            )
+            requests = requests_of(workload, self.pipeline.folder, context)
             closed = isinstance(requests, ClosedLoop)
             serve = simulator.simulate_closed if closed else simulator.simulate
             report: Report = serve(stack, requests, context)

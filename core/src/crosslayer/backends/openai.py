@@ -50,7 +50,9 @@ class _Failure(Exception):
 class OpenAIBackend:
     """Chat completions of one model; may be used from inside a running event loop too.
 
-    The key is read from the environment when something is asked, and is kept nowhere else. Errors:
+    `agenerate` is `generate` for code that runs in a loop itself: cancelled, it ends its requests.
+    Within `async with backend` all its calls share one client, its connections and its slots. The
+    key is read from the environment when a client is made, and only the client keeps it. Errors:
     InputError where its variable is not set, DependencyError without the client.
     """
 
@@ -62,6 +64,17 @@ class OpenAIBackend:
         self.model = params.model
         self._usage: dict[str, int] = dict.fromkeys(Usage.model_fields, 0)
         self._jitter = random.Random()  # waits are no results: processes must not wait in step
+        self._held: tuple[asyncio.AbstractEventLoop, Any, asyncio.Semaphore] | None = None
+
+    async def __aenter__(self) -> OpenAIBackend:
+        slots = asyncio.Semaphore(self.params.concurrency)
+        self._held = asyncio.get_running_loop(), self._client(), slots
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            await held[1].close()
 
     def usage(self) -> Usage:
         """What was sent and what came back so far."""
@@ -71,7 +84,7 @@ class OpenAIBackend:
         self, prompts: Sequence[Prompt], done: OnDone | None = None
     ) -> tuple[Generation, ...]:
         """The answers, at most `concurrency` requests at once."""
-        return _run(self._generate(prompts, done))
+        return _run(self.agenerate(prompts, done))
 
     def _key(self) -> str:
         name = self.params.api_key_env
@@ -87,45 +100,58 @@ class OpenAIBackend:
             )
         return key
 
-    async def _generate(
-        self, prompts: Sequence[Prompt], done: OnDone | None
-    ) -> tuple[Generation, ...]:
+    def _client(self) -> Any:
         try:
             from openai import AsyncOpenAI
         except ModuleNotFoundError as error:
             raise DependencyError(f"the openai backend needs its client: {INSTALL}") from error
-        key = self._key()
-        slots = asyncio.Semaphore(self.params.concurrency)
-        async with AsyncOpenAI(
-            api_key=key,
+        client = AsyncOpenAI(
+            api_key=self._key(),
             base_url=self.params.base_url,
             timeout=self.params.timeout_s,
             max_retries=0,  # ours are counted
-        ) as client:
-            # Taken from the environment by the client; this endpoint may be somebody else's.
-            client.organization = client.project = None
+        )
+        # Taken from the environment by the client; this endpoint may be somebody else's.
+        client.organization = client.project = None
+        return client
 
-            async def one(i: int) -> Generation:
-                prompt = prompts[i]
-                work = [
-                    self._sample(client, slots, prompt, one) for one in prompt.sampling.singly()
-                ]
-                # One that fails leaves the others to finish: they are paid for and counted.
-                ended = await asyncio.gather(*work, return_exceptions=True)
-                found = [sample for sample in ended if not isinstance(sample, BaseException)]
-                if len(found) < len(ended):
-                    raise next(sample for sample in ended if isinstance(sample, BaseException))
-                made = Generation(
-                    prompt_tokens=found[0][0], samples=tuple(sample for _, sample in found)
-                )
-                if done is not None:
-                    done(i, made)
-                return made
+    async def agenerate(
+        self, prompts: Sequence[Prompt], done: OnDone | None = None
+    ) -> tuple[Generation, ...]:
+        """The same, in a running event loop."""
+        held = self._held
+        if held is not None and held[0] is asyncio.get_running_loop():
+            return await self._generate(held[1], held[2], prompts, done)
+        async with self._client() as client:
+            slots = asyncio.Semaphore(self.params.concurrency)
+            return await self._generate(client, slots, prompts, done)
 
-            ended = await asyncio.gather(*map(one, range(len(prompts))), return_exceptions=True)
+    async def _generate(
+        self,
+        client: Any,
+        slots: asyncio.Semaphore,
+        prompts: Sequence[Prompt],
+        done: OnDone | None,
+    ) -> tuple[Generation, ...]:
+        async def one(i: int) -> Generation:
+            prompt = prompts[i]
+            work = [self._sample(client, slots, prompt, one) for one in prompt.sampling.singly()]
+            # One that fails leaves the others to finish: they are paid for and counted.
+            ended = await asyncio.gather(*work, return_exceptions=True)
+            found = [sample for sample in ended if not isinstance(sample, BaseException)]
+            if len(found) < len(ended):
+                raise next(sample for sample in ended if isinstance(sample, BaseException))
+            made = Generation(
+                prompt_tokens=found[0][0], samples=tuple(sample for _, sample in found)
+            )
+            if done is not None:
+                done(i, made)
+            return made
+
+        ended = await asyncio.gather(*map(one, range(len(prompts))), return_exceptions=True)
         failed = [(i, e) for i, e in enumerate(ended) if isinstance(e, BaseException)]
         if failed:
-            raise self._failure(failed, len(prompts), key)
+            raise self._failure(failed, len(prompts), client.api_key)
         return tuple(one for one in ended if isinstance(one, Generation))
 
     def _failure(self, failed: list[tuple[int, BaseException]], of: int, key: str) -> Exception:

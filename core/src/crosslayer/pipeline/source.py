@@ -10,17 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from crosslayer.errors import InputError
-from crosslayer.pipeline.toml_lines import (
-    DEEPEST,
-    KeyPath,
-    NestedTooDeep,
-    Position,
-    key_positions,
-)
+from crosslayer.pipeline.toml_lines import KeyPath, NestedTooDeep, Position, key_positions
 
 LARGEST_BYTES = 1_000_000
-_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
-_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST}}}")
 TOO_DEEP = "is nested too deeply; a pipeline needs no more than a few levels"
 
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -112,10 +104,6 @@ def read_source(path: Path) -> Source | Problem:
         return bad(f"is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}", line)
     if text.startswith("\ufeff"):
         return bad("begins with a byte order mark; save it as UTF-8 without one", 1, 1)
-    long = _LONG_KEY.search(text)  # tomllib takes time and memory in the square of its parts
-    if long is not None:
-        ahead = text[: long.start()]
-        return bad(TOO_DEEP, ahead.count("\n") + 1, len(ahead) - ahead.rfind("\n"))
     try:
         document = tomllib.loads(text)
         positions = key_positions(text)

@@ -13,7 +13,6 @@ from crosslayer.errors import InputError
 from crosslayer.traces.arrivals import gamma, on_off, poisson
 from crosslayer.traces.closed_loop import ClosedLoop
 from crosslayer.traces.lengths import Lengths, empirical, independent
-from crosslayer.traces.problems import TraceErrors
 from crosslayer.traces.reading import read_trace
 from crosslayer.traces.rows import first_requests
 
@@ -23,20 +22,13 @@ if TYPE_CHECKING:
 
 
 def requests_of(
-    workload: Workload, folder: Path, context: RunContext, called: str | None = None
+    workload: Workload, folder: Path, context: RunContext
 ) -> RequestTrace | ClosedLoop | None:
     """What a simulator gets: a trace, a closed loop, or None where a workload says lengths alone.
 
     folder: where the workload's paths start. The same seed gives the same requests to every step.
-    called: what the person wrote for the trace, where the workload has a file's path. Errors:
-    InputError for a file that cannot be read as a trace.
+    Errors: InputError for a file that cannot be read as a trace.
     """
-    if called is not None:
-        try:
-            return _file(workload, workload.trace or "", folder)
-        except TraceErrors as error:
-            first = error.problems[0].message
-            raise InputError(f"trace = {called!r} cannot be read: {first}") from error
     if workload.trace is not None:
         return first_requests(_file(workload, workload.trace, folder), workload.requests)
     if workload.arrivals is None:
