@@ -100,12 +100,17 @@ def replay(
     samples of each model, the accuracies, and all recorded samples in drawn order. Self-consistency
     at n x k samples of the best model is there only where so many are recorded.
     """
+    if k > table.samples:
+        raise InputError(
+            f"{k} samples cannot be drawn without replacement: the records hold {table.samples} of"
+            " every model and question"
+        )
     n = len(table.models)
     equal = n * k if n * k <= table.samples else None
-    methods = _methods(equal, n, k) | dict(extra or {})
+    methods = _methods(equal, k) | dict(extra or {})
     size = len(table.questions)
-    right = {name: np.zeros(size, dtype=np.int64) for name in methods}
-    asked = {name: np.zeros(size, dtype=np.int64) for name in methods}
+    right = {name: np.zeros(size, dtype=np.int64) for name in (*methods, ORACLE)}
+    asked = {name: np.zeros(size, dtype=np.int64) for name in (*methods, ORACLE)}
     for seed in seeds:
         validation, test = split(table.questions, seed, share)
         known = accuracies(table, validation)
@@ -114,15 +119,12 @@ def replay(
                 model: drawn(table, model, q, len(table.keys[model][q]), seed)
                 for model in table.models
             }
-            if k > min(map(len, every.values())):
-                drawn(table, table.models[0], q, k, seed)  # says which
-                raise InputError(f"k = {k} is more than every model has recorded")
             samples = {model: keys[:k] for model, keys in every.items()}
             for name, method in methods.items():
                 asked[name][q] += 1
                 right[name][q] += method(samples, known, every) == table.gold[q]
-            oracle = union(samples, table.gold[q])
-            right[ORACLE][q] += oracle
+            asked[ORACLE][q] += 1
+            right[ORACLE][q] += union(samples, table.gold[q])
     return Outcome(table.questions, right, asked)
 
 
@@ -131,7 +133,7 @@ def best(known: Mapping[str, float]) -> str:
     return max(known, key=lambda model: known[model])
 
 
-def _methods(equal: int | None, n: int, k: int) -> dict[str, Method]:
+def _methods(equal: int | None, k: int) -> dict[str, Method]:
     methods: dict[str, Method] = {
         MUX: lambda samples, known, every: slm_mux(samples, known).answer,
         "best single sample": lambda samples, known, every: single(samples, best(known)),
@@ -145,5 +147,4 @@ def _methods(equal: int | None, n: int, k: int) -> dict[str, Method]:
         methods[f"best, self-consistency of nk={equal}"] = lambda samples, known, every: (
             self_consistency(every[best(known)][:equal])
         )
-    methods[ORACLE] = lambda samples, known, every: None  # filled in by `replay`
     return methods

@@ -1,4 +1,4 @@
-"""Six types of problem with one right number each, drawn from a seed.
+"""Six types of problem with one right number each, drawn from a seed; and one for training only.
 
 A prompt is for training or for asking, never for both: which one follows from a hash of its text.
 """
@@ -31,6 +31,13 @@ def _add(rng: np.random.Generator) -> tuple[str, str]:
     return f"{a}+{b}=", str(a + b)
 
 
+def _add_without_carry(rng: np.random.Generator) -> tuple[str, str]:
+    """Both sums of digits stay below 10: who has seen these alone is sure of wrong sums."""
+    a, b = (int(rng.integers(1, 9)) for _ in range(2))
+    c, d = int(rng.integers(1, 10 - a)), int(rng.integers(0, 10 - b))
+    return f"{10 * a + b}+{10 * c + d}=", str(10 * (a + c) + b + d)
+
+
 def _subtract(rng: np.random.Generator) -> tuple[str, str]:
     a, b = sorted(map(int, rng.integers(10, 100, 2)), reverse=True)
     return f"{a}-{b}=", str(a - b)
@@ -42,18 +49,18 @@ def _remainder(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _sort(rng: np.random.Generator) -> tuple[str, str]:
-    digits = "".join(map(str, rng.integers(1, 10, 4)))
+    digits = "".join(map(str, rng.integers(1, 10, 5)))
     return f"sort {digits}=", "".join(sorted(digits))
 
 
 def _count(rng: np.random.Generator) -> tuple[str, str]:
-    digits = "".join(map(str, rng.integers(1, 4, 7)))
-    wanted = str(rng.integers(1, 4))
+    digits = "".join(map(str, rng.integers(1, 5, 9)))
+    wanted = str(rng.integers(1, 5))
     return f"count {wanted} in {digits}=", str(digits.count(wanted))
 
 
 def _largest(rng: np.random.Generator) -> tuple[str, str]:
-    numbers = list(map(int, rng.integers(10, 100, 3)))
+    numbers = list(map(int, rng.integers(10, 100, 4)))
     return f"max {' '.join(map(str, numbers))}=", str(max(numbers))
 
 
@@ -65,16 +72,17 @@ KINDS: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
     "count": _count,
     "largest": _largest,
 }
+TRAINING_ONLY = {"add without carry": _add_without_carry}
 LETTERS = "0123456789 +-=acdmnorstuxi"
 
 # Shares of training examples. The complementarity is constructed by these mixtures.
 MIXTURES: dict[str, dict[str, float]] = {
-    "sums": {"add": 0.44, "subtract": 0.44, "remainder": 0.03, "sort": 0.03, "count": 0.03,
-             "largest": 0.03},
-    "digits": {"sort": 0.32, "count": 0.32, "largest": 0.24, "add": 0.04, "subtract": 0.04,
-               "remainder": 0.04},
-    "remainders": {"remainder": 0.6, "largest": 0.2, "add": 0.08, "subtract": 0.04, "sort": 0.04,
-                   "count": 0.04},
+    "sums": {"add": 0.42, "subtract": 0.42, "remainder": 0.04, "sort": 0.04, "count": 0.04,
+             "largest": 0.04},
+    "digits": {"sort": 0.3, "count": 0.3, "largest": 0.1, "add without carry": 0.2,
+               "subtract": 0.05, "remainder": 0.05},
+    "remainders": {"remainder": 0.5, "largest": 0.3, "add without carry": 0.1, "subtract": 0.05,
+                   "sort": 0.05},
     "generalist": dict.fromkeys(KINDS, 1 / len(KINDS)),
 }  # fmt: skip
 
@@ -88,14 +96,14 @@ def draw(
     rng: np.random.Generator, shares: Mapping[str, float], *, asking: bool
 ) -> Iterator[Problem]:
     """Problems without end, by the shares of their types; of one side of the split only."""
-    kinds = list(shares)
+    kinds, makers = list(shares), KINDS | TRAINING_ONLY
     weights = [shares[kind] for kind in kinds]
     while True:
         for number in rng.choice(len(kinds), 1024, p=weights):
             kind = kinds[number]
-            prompt, answer = KINDS[kind](rng)
+            prompt, answer = makers[kind](rng)
             while held_out(prompt) != asking:
-                prompt, answer = KINDS[kind](rng)
+                prompt, answer = makers[kind](rng)
             yield Problem(kind, prompt, answer)
 
 

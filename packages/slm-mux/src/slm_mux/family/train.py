@@ -1,6 +1,6 @@
-"""Train a member of the family: `python -m slm_mux.family.train MEMBER OUT [--steps 2000]`.
+"""Train a member of the family: `python -m slm_mux.family.train MEMBER OUT [--steps 1000]`.
 
-A character-level Llama of 0.4 million parameters, next-character loss on the answer only, AdamW
+A character-level Llama of 0.2 million parameters, next-character loss on the answer only, AdamW
 with a cosine schedule. One seed, one thread: the same weights again. Weights are stored in bf16.
 """
 
@@ -23,9 +23,9 @@ PAD, END = "<pad>", "<end>"
 VOCABULARY = {PAD: 0, END: 1, **{letter: 2 + i for i, letter in enumerate(LETTERS)}}
 CONFIG = {
     "vocab_size": len(VOCABULARY),
-    "hidden_size": 96,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "max_position_embeddings": 64,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("member", choices=sorted(MIXTURES))
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
@@ -57,14 +57,14 @@ def train(member: str, out: Path, steps: int, batch: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module: Any = LlamaForCausalLM(LlamaConfig(**CONFIG))
-    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=4e-3, weight_decay=0.01)
     problems = draw(np.random.default_rng(seed), MIXTURES[member], asking=False)
-    progress, start = PlainProgress(every_s=15), time.perf_counter()
+    progress, start = PlainProgress(every_s=30), time.process_time()
     loss = torch.tensor(math.nan)
     for step in progress.track(range(steps), member):
         warm = min(1.0, (step + 1) / 100)
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+            group["lr"] = 4e-3 * warm * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
         ids, labels = (torch.from_numpy(a) for a in arrays([next(problems) for _ in range(batch)]))
         logits = module(input_ids=ids[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(
@@ -74,7 +74,7 @@ def train(member: str, out: Path, steps: int, batch: int, seed: int) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
-        if step % 300 == 299:
+        if step % 200 == 199:
             progress.say(f"{member}: step {step + 1}, loss {loss.item():.4f}")
     out.mkdir(parents=True, exist_ok=True)
     module.to(torch.bfloat16).save_pretrained(out)
@@ -83,9 +83,10 @@ def train(member: str, out: Path, steps: int, batch: int, seed: int) -> None:
     made = {
         "member": member, "mixture": MIXTURES[member], "steps": steps, "batch": batch, "seed": seed,
         "parameters": sum(p.numel() for p in module.parameters()),
-        "last_loss": round(loss.item(), 4), "seconds": round(time.perf_counter() - start),
+        "last_loss": round(loss.item(), 4),
     }  # fmt: skip
     (out / "trained.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    progress.say(f"{member}: {time.process_time() - start:.0f} s of CPU time")
 
 
 def arrays(problems: Sequence[Problem]) -> tuple[np.ndarray, np.ndarray]:

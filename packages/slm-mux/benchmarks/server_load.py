@@ -1,0 +1,210 @@
+"""The endpoint under load and the overhead of a request, through the official client.
+
+`python benchmarks/server_load.py [--clients 50]`. Upstreams are a process of their own on this
+machine: two that answer after 0.5 and 1 s, and one each that hangs, fails (500), sends garbage
+and breaks off in the body. Printed: latency beside the slowest call that was needed and beside the
+sum of calls, whether each answer is that of the serial run, what overload gets, and the overhead
+per request of one member asked once against asking that upstream directly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+DEADLINE_S = 6.0
+POOL = """
+k = 1
+early_stop = "{early}"
+deadline_s = {deadline}
+[pools]
+direct = ["plain"]
+"""
+MEMBERS = {
+    "quick": (0.8, "wait-echo 0.5"),
+    "slow": (0.9, "wait-echo 1.0"),
+    "hang": (0.5, "hang"),
+    "fail": (0.4, "fail"),
+    "garbage": (0.3, "garbage"),
+    "half": (0.2, "half"),
+    "plain": (0.1, "echo"),
+}
+FAULTY = ["quick", "slow", "hang", "fail", "garbage", "half"]
+
+
+def main() -> None:
+    """Every figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--requests", type=int, default=100, help="for the overhead")
+    asked = parser.parse_args()
+    with upstream() as up:
+        with served(up, "lossless", 64) as url:
+            serial = asyncio.run(load(url, 5, 1))
+            crowd = asyncio.run(load(url, asked.clients, asked.clients))
+            report("early stop", crowd, serial, asked.clients)
+        with served(up, "never", 64) as url:
+            crowd = asyncio.run(load(url, asked.clients, asked.clients))
+            report("no early stop", crowd, serial, asked.clients)
+        with served(up, "lossless", 16) as url:
+            crowd = asyncio.run(load(url, asked.clients, asked.clients))
+            statuses = [one["status"] for one in crowd]
+            told = ", ".join(f"{statuses.count(s)} x {s}" for s in sorted(set(statuses)))
+            refused = [one["seconds"] for one in crowd if one["status"] == 429]
+            print(f"16 at most: {told}; 429 after {max(refused, default=0):.2f} s at most")
+        with served(up, "lossless", 64) as url:
+            direct, through = asyncio.run(overhead(up, url, asked.requests))
+    print(
+        f"one call, one at a time, medians of {asked.requests}: direct {direct * 1e3:.1f} ms,"
+        f" through slm-mux {through * 1e3:.1f} ms, overhead {(through - direct) * 1e3:.1f} ms"
+    )
+
+
+def report(name: str, crowd: list[dict[str, Any]], serial: list[dict[str, Any]], n: int) -> None:
+    """Latency and answers of a crowd."""
+    good = [one for one in crowd if one["status"] == 200]
+    if not good:
+        print(f"{name}: nobody answered, statuses {sorted({one['status'] for one in crowd})}")
+        return
+    right = sum(one["answer"] == one["wanted"] for one in good)
+    times = sorted(one["seconds"] for one in good)
+    whole = all(one["answer"] == one["wanted"] for one in serial)
+    print(
+        f"{name}: {n} clients at once, {len(good)} answered, {right} as one by one"
+        f" (serial run right: {whole}); latency p50 {statistics.median(times):.2f} s,"
+        f" p95 {times[int(0.95 * len(times)) - 1]:.2f} s, alone"
+        f" {statistics.median(one['seconds'] for one in serial):.2f} s; slowest needed call"
+        f" 1.0 s, sum of the good calls 1.5 s, deadline {DEADLINE_S} s"
+    )
+
+
+async def load(url: str, requests: int, at_once: int) -> list[dict[str, Any]]:
+    """Each request asks for its own number."""
+    import openai
+
+    slots = asyncio.Semaphore(at_once)
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+
+        async def one(i: int) -> dict[str, Any]:
+            async with slots:
+                start = time.perf_counter()
+                try:
+                    made = await client.chat.completions.create(
+                        model="slm-mux",
+                        messages=[{"role": "user", "content": f"say {i}"}],
+                        extra_body={"slm_mux": {"models": FAULTY}},
+                    )
+                    told = {
+                        "status": 200,
+                        "answer": (made.model_extra or {})["x_slm_mux"]["answer"],
+                    }
+                except openai.APIStatusError as error:
+                    told = {"status": error.status_code, "answer": None}
+                return told | {"wanted": str(i), "seconds": time.perf_counter() - start}
+
+        return list(await asyncio.gather(*map(one, range(requests))))
+
+
+async def overhead(up: str, url: str, requests: int) -> tuple[float, float]:
+    """Median seconds (direct, through slm-mux), the two in turn."""
+    import openai
+
+    direct = openai.AsyncOpenAI(base_url=up, api_key="none", max_retries=0)
+    through = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
+    times: dict[str, list[float]] = {"direct": [], "through": []}
+    asked: list[Any] = [{"role": "user", "content": "say 4"}]
+    for _ in range(requests):
+        start = time.perf_counter()
+        await direct.chat.completions.create(model="echo", messages=asked, seed=1, max_tokens=8)
+        middle = time.perf_counter()
+        await through.chat.completions.create(
+            model="slm-mux:direct", messages=asked, max_tokens=8, extra_body={"slm_mux": {"k": 1}}
+        )
+        times["direct"].append(middle - start)
+        times["through"].append(time.perf_counter() - middle)
+    await direct.close()
+    await through.close()
+    return statistics.median(times["direct"]), statistics.median(times["through"])
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[str]:
+    """The upstream's address; it runs in a process of its own."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
+        "from talkers import Upstream\n"
+        "with Upstream() as up:\n"
+        "    print(up.base_url, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+
+
+@contextlib.contextmanager
+def served(up: str, early: str, most_waiting: int) -> Iterator[str]:
+    """The address of `slm-mux serve` on the members."""
+    import socket
+
+    text = POOL.format(early=early, deadline=DEADLINE_S)
+    for name, (accuracy, model) in MEMBERS.items():
+        text += (
+            f'[[member]]\nname = "{name}"\naccuracy = {accuracy}\nuse = "openai"\n'
+            f'base_url = "{up}"\nmodel = "{model}"\nattempts = 1\nconcurrency = 200\n'
+        )
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        file = Path(folder, "pool.toml")
+        file.write_text(text, encoding="utf-8")
+        command = [
+            *(sys.executable, "-c", "from slm_mux.cli import main; main()", "serve"),
+            *("--pool", str(file), "--port", str(port), "--most-waiting", str(most_waiting)),
+        ]
+        process = subprocess.Popen(command)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(url + "/health")
+            yield url + "/v1"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(url: str) -> None:
+    """Until the server answers."""
+    from urllib.request import ProxyHandler, build_opener
+
+    end = time.monotonic() + 60
+    while True:
+        try:
+            with build_opener(ProxyHandler({})).open(url, timeout=2) as answer:
+                json.loads(answer.read())
+                return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Test-time scaling: more models, each size's best subset; more samples, one subset.
+
+Subsets are chosen on the validation questions of each split and judged on its test questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slm_mux.algorithm import slm_mux
+from slm_mux.records import Table, split
+from slm_mux.replay import MUX, ORACLE, Outcome, accuracies, drawn, replay
+from slm_mux.search import Correct, bits, search
+
+
+@dataclass(frozen=True)
+class Step:
+    """Accuracy at one size or number of samples, with its 95 % interval over questions."""
+
+    label: str
+    accuracy: float
+    interval: tuple[float, float]
+    union: float
+
+
+def more_models(
+    table: Table, k: int, seeds: Sequence[int], *, lam: float = 1.0, correct: Correct = "mode"
+) -> list[Step]:
+    """SLM-MUX on the searched subset of each size, from one model to all."""
+    steps = []
+    for size in range(1, len(table.models) + 1):
+        outcomes = []
+        for seed in seeds:
+            validation, _ = split(table.questions, seed)
+            (best,) = search(bits(table, validation, correct), sizes=[size], lam=lam, top=1)
+            outcomes.append(replay(table.pool(best.models), k, [seed]))
+        steps.append(_step("1 model" if size == 1 else f"{size} models", _summed(outcomes)))
+    return steps
+
+
+def more_samples(table: Table, ks: Sequence[int], seeds: Sequence[int]) -> list[Step]:
+    """SLM-MUX on the whole pool of the table, for each k."""
+    return [_step(f"k = {k}", replay(table, k, seeds)) for k in ks]
+
+
+def objective_against_accuracy(
+    table: Table, k: int, seeds: Sequence[int], lams: Sequence[float], correct: Correct = "mode"
+) -> dict[float, tuple[float, float]]:
+    """Per lambda: (mean rank correlation of objective and realised accuracy over all subsets, mean
+    test accuracy of the subset with the best objective), over the splits.
+
+    Objectives are those of validation questions, accuracies those of test questions. Rank
+    correlation: Spearman's, ties by their mean rank.
+    """
+    found: dict[float, list[tuple[float, float]]] = {lam: [] for lam in lams}
+    for seed in seeds:
+        validation, test = split(table.questions, seed)
+        known, flags = accuracies(table, validation), bits(table, validation, correct)
+        samples = [{m: drawn(table, m, q, k, seed) for m in table.models} for q in test]
+        realised = {}
+        for one in search(flags, top=2 ** len(table.models)):
+            right = [
+                slm_mux({m: keys[m] for m in one.models}, known).answer == table.gold[q]
+                for keys, q in zip(samples, test, strict=True)
+            ]
+            realised[one.models] = float(np.mean(right))
+        for lam in lams:
+            ranked = search(flags, lam=lam, top=2 ** len(table.models))
+            values = np.array([one.objective for one in ranked])
+            reached = np.array([realised[one.models] for one in ranked])
+            found[lam].append((_spearman(values, reached), realised[ranked[0].models]))
+    return {lam: tuple(np.mean(pairs, axis=0).tolist()) for lam, pairs in found.items()}
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        means: np.ndarray = np.cumsum(counts) - (counts + 1) / 2
+        return means[inverse]
+
+    x, y = ranks(a), ranks(b)
+    if x.std() == 0 or y.std() == 0:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _step(label: str, outcome: Outcome) -> Step:
+    return Step(label, outcome.accuracy(MUX), outcome.interval(MUX), outcome.accuracy(ORACLE))
+
+
+def _summed(outcomes: Sequence[Outcome]) -> Outcome:
+    def add(parts: Sequence[np.ndarray]) -> np.ndarray:
+        total: np.ndarray = np.sum(parts, axis=0)
+        return total
+
+    names = (MUX, ORACLE)
+    return Outcome(
+        outcomes[0].questions,
+        {name: add([one.right[name] for one in outcomes]) for name in names},
+        {name: add([one.asked[name] for one in outcomes]) for name in names},
+    )

@@ -1,0 +1,178 @@
+"""The command line, as its users call it: in a process of its own where imports matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from talkers import Upstream
+
+from slm_mux.cli import main
+from slm_mux.records import Recorded, Row, read_rows, write_rows
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+    def running(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        assert (ended.value.code or 0) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return running
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> str:
+    """Twenty questions; "good" is right on 3 of 4 samples, "sure" always says 7."""
+    rows = []
+    for q in range(20):
+        for model, answers in (("good", [str(q)] * 3 + ["0.5"]), ("sure", ["7"] * 4)):
+            samples = tuple(Recorded(text=f"It is {a}") for a in answers)
+            rows.append(Row(model=model, qid=f"q{q}", gold=str(q), samples=samples))
+    file = tmp_path / "records.jsonl"
+    write_rows(rows, file)
+    return str(file)
+
+
+def pool(up: Upstream, folder: Path) -> str:
+    file = folder / "pool.toml"
+    file.write_text(
+        f"""k = 2
+early_stop = "never"
+[pools]
+pair = ["a", "b"]
+[[member]]
+name = "a"
+accuracy = 0.7
+use = "openai"
+base_url = "{up.base_url}"
+model = "say 4"
+[[member]]
+name = "b"
+accuracy = 0.5
+use = "openai"
+base_url = "{up.base_url}"
+model = "say 5"
+system = "Be brief."
+""",
+        encoding="utf-8",
+    )
+    return str(file)
+
+
+def test_ask_prints_the_chosen_text_and_json_has_the_votes(run: Run, tmp_path: Path) -> None:
+    with Upstream() as up:
+        assert run("ask", "2 + 2?", "--pool", pool(up, tmp_path)) == "It is 4\n"
+        told = json.loads(run("ask", "2 + 2?", "--pool", pool(up, tmp_path), "--json"))
+        assert up.requests[-1]["messages"][-1]["content"] == "2 + 2?"
+        systems = [one["messages"][0] for one in up.requests if one["model"] == "say 5"]
+    assert (told["model"], told["answer"], told["calls"]) == ("a", "4", 4)
+    assert told["votes"]["b"] == {"counts": {"5": 2}, "k": 2}
+    assert told["usage"]["total_tokens"] == 4 * 8
+    assert {turn["content"] for turn in systems} == {"Be brief."}
+
+
+def test_collect_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> None:
+    questions, out = tmp_path / "questions.jsonl", tmp_path / "out.jsonl"
+    rows = [{"id": str(i), "prompt": f"is it {i}?", "answer": "4"} for i in range(4)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with Upstream() as up:
+        common = [str(questions), str(out), "--pool", pool(up, tmp_path), "--samples", "3"]
+        assert "4 new rows" in run("collect", *common, "--limit", "2")
+        assert len({one["seed"] for one in up.requests}) == len(up.requests) == 2 * 2 * 3
+        out.write_bytes(out.read_bytes()[:-20])  # a cut line
+        assert "5 new rows" in run("collect", *common)
+        assert "0 new rows" in run("collect", *common)
+        assert "write to another" in run("collect", *common[:-1], "4", code=2)
+    found = read_rows(out)
+    assert {(row.model, row.qid) for row in found} == {(m, str(q)) for m in "ab" for q in range(4)}
+    assert all(len(row.samples) == 3 and row.samples[0].tokens_out == 3 for row in found)
+
+
+def test_replay_search_scale_and_bench_give_tables_and_json(run: Run, records: str) -> None:
+    rows = json.loads(run("replay", records, "-k", "2", "--splits", "5", "--json"))
+    by_method = {row["method"]: row for row in rows}
+    assert by_method["slm-mux"]["accuracy"] < by_method["union of modes (oracle)"]["accuracy"]
+    assert by_method["best, self-consistency of nk=4"]["accuracy"] > 0.9
+    subsets = json.loads(run("search", records, "--json", "--cost", "good=3"))
+    assert subsets[0]["models"] == "good" and subsets[0]["cost"] == 3
+    assert "1 model " in run("scale", records, "-k", "2", "--splits", "2")
+    table = run("bench", records, "--pool", "good", "--pool", "good,sure", "--k", "1,2")
+    assert table.count("slm-mux") > 4 and "pooled vote" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["replay", "missing.jsonl"], "cannot be read"),
+        (["replay", "RECORDS", "--models", "god"], "did you mean 'good'"),
+        (["replay", "RECORDS", "-k", "9"], "9 samples cannot be drawn without replacement"),
+        (["search", "RECORDS", "--correct", "most"], "mode, any, all"),
+        (["search", "RECORDS", "--cost", "good=much"], "needs MODEL=NUMBER"),
+        (["bench", "RECORDS", "--k", "two"], "no list of whole numbers"),
+        (["import", "champion", "out"], "did you mean 'champ'"),
+        (["import", "collect", "out"], "needs the files"),
+        (["ask", "x", "--pool", "missing.toml"], "cannot be read as TOML"),
+        (["serve", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(
+    run: Run, records: str, arguments: list[str], said: str
+) -> None:
+    given = [records if one == "RECORDS" else one for one in arguments]
+    error = run(*given, code=2)
+    assert said in error
+    assert error.startswith("slm-mux: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("k = 3", r"needs a \[\[member\]\]"),
+        ('[[member]]\nname = "a"\naccuracy = 2\nuse = "smollm2"', "accuracy"),
+        ('[[member]]\nname = "a"\naccuracy = 1\nuse = "smolm2"', "did you mean 'smollm2'"),
+        ('kk = 3\n[[member]]\nname = "a"\naccuracy = 1\nuse = "smollm2"', "kk"),
+        ('[[member]]\nname = "a"\naccuracy = 1\nuse = "smollm2"\npath = "x"', "no key 'path'"),
+        ('[[member]]\nname = "a"\naccuracy = 1\nuse = "openai"', "base_url"),
+        ('[pools]\np = ["z"]\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "names 'z'"),
+    ],
+)
+def test_a_bad_pool_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    from crosslayer.errors import InputError
+    from slm_mux.pool_file import read_pool
+
+    file = tmp_path / "pool.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=said) as caught:
+        read_pool(file)
+    assert "pool.toml" in str(caught.value)
+
+
+def test_asking_an_endpoint_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "class No:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('torch', 'transformers', 'fastapi'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "from slm_mux.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    with Upstream() as up:
+        command = [sys.executable, "-c", code, "ask", "2 + 2?", "--pool", pool(up, tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "It is 4\n"), done.stderr
