@@ -73,7 +73,7 @@ class Hermes:
             stack.policy or OneCall(), pool, HermesService(cluster), LengthsOnly(),
             seed=context.seed, stage_seconds=self._stage_seconds,
         )  # fmt: skip
-        outcome = _of_served(serve_closed(users, loop))
+        outcome = _of_served(list(serve_closed(users, loop)))
         return self._report(stack, outcome, cluster, tape, notes, context)
 
     def run(self, stack: Stack, trace: RequestTrace, cluster: Cluster) -> Outcome:
