@@ -131,7 +131,7 @@ def test_left_padded_rows_equal_each_row_alone(module: Any) -> None:
     batch = torch.cat([IDS[:1, :20], padded])
     mask = torch.ones_like(batch)
     mask[1, :11] = 0
-    kwargs = {"max_new_tokens": 120, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    kwargs = {"max_new_tokens": 70, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     with attached(module):
         together = cache_for(module)
         out = module.generate(batch, attention_mask=mask, past_key_values=together, **kwargs)
@@ -140,9 +140,9 @@ def test_left_padded_rows_equal_each_row_alone(module: Any) -> None:
             single = module.generate(
                 prompt, attention_mask=torch.ones_like(prompt), past_key_values=alone, **kwargs
             )
-            assert out[i, -120:].tolist() == single[0, -120:].tolist()
+            assert out[i, -70:].tolist() == single[0, -70:].tolist()
             assert together.rows[i].bytes() == alone.rows[0].bytes()
-    assert together.get_seq_length() == batch.shape[1] + 119
+    assert together.get_seq_length() == batch.shape[1] + 69
     assert [row.physical for row in together.rows] != [together.get_seq_length()] * 2
 
 
@@ -154,7 +154,7 @@ def test_sampling_follows_its_seed_and_a_second_turn_continues(module: Any) -> N
         for _ in range(2):
             torch.manual_seed(11)
             cache = cache_for(module)
-            first = module.generate(prompt, past_key_values=cache, max_new_tokens=100, **kwargs)
+            first = module.generate(prompt, past_key_values=cache, max_new_tokens=50, **kwargs)
             turn = torch.cat([first, IDS[1:, :30]], 1)
             outs.append(module.generate(turn, past_key_values=cache, max_new_tokens=20, **kwargs))
         assert torch.equal(outs[0], outs[1])
@@ -242,14 +242,14 @@ def test_the_store_stops_growing_under_a_budget(module: Any) -> None:
     with attached(module), torch.inference_mode():
         cache = cache_for(module, rules=Rules(budget_tokens=144))
         sizes = []
-        for start in range(0, 2000, 16):
+        for start in range(0, 1200, 16):
             part = IDS[:1, start % 384 : start % 384 + 16]
             module(input_ids=part, past_key_values=cache, use_cache=True)
             sizes.append(sum(cache.bytes().values()) - cache.bytes()["scales"])
     (row,) = cache.rows
     assert row.timeline.alive <= max(160, row.settings.rules.floor(row.timeline.generated))
     reused = row.layers[0].pools["nvfp4"].table.reused
-    assert reused > 1000
+    assert reused > 500
     assert sizes[-1] < 2 * sizes[10]
 
 

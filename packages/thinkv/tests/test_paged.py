@@ -107,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestStore.settings = settings(max_examples=8, stateful_step_count=10, deadline=None)
 
 
 def test_evicted_slots_are_overwritten_by_tokens_of_the_same_type_only() -> None:

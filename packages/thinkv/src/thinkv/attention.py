@@ -8,7 +8,7 @@ to their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,14 +48,10 @@ class Dense:
         return (self.v if slots is None else self.v[:, slots]).float()
 
 
-class Observer(Protocol):
-    """Sees the scores of each block of queries: those that evict by attention need it.
-
-    scores [heads, queries a head, block, keys], -inf where a query does not see a key; keys run
-    over the parts in order, then over the new tokens. first: index of the block's first query.
-    """
-
-    def __call__(self, scores: Any, probabilities: Any, first: int) -> None: ...
+# Sees each block of queries: (scores, weights, index of the block's first query). Scores and
+# weights are [heads, queries a head, block, keys], -inf and 0 where a query does not see a key;
+# keys run over the parts in order, then over the new tokens.
+Observer = Callable[[Any, Any, int], None]
 
 
 def paged(
