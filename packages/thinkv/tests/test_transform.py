@@ -93,7 +93,7 @@ def test_the_input_keeps_its_attention_and_its_cache(
         ({"segment_tokens": 100}, "no multiple of 16"),
         ({"schedule": (8, 16)}, "must fall"),
         ({"label_window_tokens": 200}, "more than segment_tokens"),
-        ({"budget_tokens": 2}, "greater than or equal to 4"),
+        ({"budget_tokens": -1}, "greater than or equal to 0"),
         ({"budget": 2}, "budget"),
     ],
 )

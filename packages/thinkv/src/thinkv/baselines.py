@@ -47,7 +47,7 @@ class EvictingRow:
         self.v: list[Any] = [None] * layers
         self.position: list[Any] = [None] * layers  # [heads, n]
         self.score: list[Any] = [None] * layers  # [heads, n] accumulated or recent attention
-        self.window: list[Any] = [None] * layers  # weights of the last queries [heads, w, n]
+        self.queries: list[Any] = [None] * layers  # the last ones, scaled [heads, group, w, dim]
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.moved = self.calls = 0
         self._tokens = 0
@@ -75,11 +75,17 @@ class EvictingRow:
         if self.score[layer] is not None:
             self.score[layer] = torch.cat([self.score[layer], torch.zeros(heads, t)], 1)
 
-        def watch(_: Any, weights: Any, __: int) -> None:
-            self._observe(layer, weights)
+        def accumulate(_: Any, weights: Any, __: int) -> None:
+            summed = weights.sum((1, 2))
+            self.score[layer][:, : summed.shape[1]] += summed
 
-        observed = self.settings.method in ("h2o", "rkv", "snapkv")
-        out = paged(q, k16.float(), v16.float(), [past], scaling, watch if observed else None)
+        watch = accumulate if self.settings.method == "h2o" else None
+        out = paged(q, k16.float(), v16.float(), [past], scaling, watch)
+        if self.settings.method in ("rkv", "snapkv"):
+            last = (q.float() * scaling).unflatten(0, (heads, -1)).half()
+            if self.queries[layer] is not None:
+                last = torch.cat([self.queries[layer], last], 2)
+            self.queries[layer] = last[:, :, -self.settings.observed :].clone()
         self.k[layer] = torch.cat([self.k[layer], k16], 1)
         self.v[layer] = torch.cat([self.v[layer], v16], 1)
         new = torch.arange(self.seen, self.seen + t, dtype=torch.int32).expand(heads, t)
@@ -106,7 +112,6 @@ class EvictingRow:
             self.position[layer] = self.position[layer].gather(1, keep)
             if self.score[layer] is not None:
                 self.score[layer] = self.score[layer].gather(1, keep)
-            self.window[layer] = None
 
     def bytes(self) -> dict[str, int]:
         """Keys and values, positions, and the scores that the method keeps."""
@@ -117,21 +122,17 @@ class EvictingRow:
         return {
             "payload": total([*self.k, *self.v]),
             "scales": 0,
-            "tables": total([*self.position, *self.score, *self.window]),
+            "tables": total([*self.position, *self.score, *self.queries]),
             "buffer": 0,
         }
 
-    def _observe(self, layer: int, weights: Any) -> None:
-        """weights [heads, queries a head, block, keys so far]: add them up, or keep the last."""
-        summed = weights.sum((1, 2))
-        if self.settings.method == "h2o":
-            self.score[layer][:, : summed.shape[1]] += summed
-            return
-        last, before = weights.mean(1), self.window[layer]  # [heads, queries, keys]
-        if before is not None:
-            before = torch.nn.functional.pad(before, (0, last.shape[2] - before.shape[2]))
-            last = torch.cat([before, last], 1)
-        self.window[layer] = last[:, -self.settings.observed :].clone()
+    def _attention(self, layer: int) -> Any:
+        """Mean weights of the last queries on all that is kept [heads, n]."""
+        queries, keys = self.queries[layer].float(), self.k[layer].float()
+        count, n = queries.shape[2], keys.shape[1]
+        scores = queries @ keys[:, None].transpose(2, 3)
+        hidden = torch.ones(count, n, dtype=torch.bool).triu(n - count + 1)
+        return scores.masked_fill(hidden, -torch.inf).softmax(-1).mean((1, 2))
 
     def _choose(self, layer: int) -> Any:
         """Indices to keep [heads, budget], ascending."""
@@ -150,7 +151,7 @@ class EvictingRow:
         elif settings.method == "h2o":
             score = self.score[layer][:, :old]
         else:
-            seen = self.window[layer][..., :old].mean(1)  # [heads, old]
+            seen = self._attention(layer)[:, :old]
             score = torch.nn.functional.max_pool1d(
                 seen[:, None], settings.kernel, 1, settings.kernel // 2
             )[:, 0]

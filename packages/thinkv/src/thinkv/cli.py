@@ -26,7 +26,7 @@ CalibrationFile = Annotated[
     Path | None, typer.Option("--calibration", metavar="FILE", help="JSON of `calibrate`.")
 ]
 Budget = Annotated[
-    int | None, typer.Option("--budget", min=4, help="k, generated tokens to keep in a layer.")
+    int, typer.Option("--budget", min=0, help="k, generated tokens to keep in a layer; 0: all.")
 ]
 Bits = Annotated[str, typer.Option("--bits", help="Bits of R, E and T.")]
 
@@ -242,7 +242,7 @@ def _open(name: str, live: bool = True) -> ModelArtifact:
     return artifact
 
 
-def _params(budget: int | None, bits: str) -> ThinKVParams:
+def _params(budget: int, bits: str) -> ThinKVParams:
     from pydantic import ValidationError
 
     try:

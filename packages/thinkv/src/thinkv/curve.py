@@ -28,7 +28,7 @@ def rules_of(params: ThinKVParams, types: int) -> Rules:
     return Rules(
         segment_tokens=params.segment_tokens,
         schedule=params.schedule,
-        budget_tokens=params.budget_tokens,
+        budget_tokens=params.budget_tokens or None,
         trigger=params.trigger if params.evict_on_transition and types > 1 else "never",
     )
 
@@ -83,7 +83,7 @@ def kv_curve(
     return KVCurve(
         prompt=((0.0, 0.0, 0.0), (16.0 * GROUP, 16.0 * GROUP, float(prompt.bytes))),
         generated=_knots(trajectory, params.segment_tokens // GROUP, buffer),
-        policy=f"thinkv {params.bits}, budget {params.budget_tokens}, "
+        policy=f"thinkv {params.bits}, budget {params.budget_tokens or 'none'}, "
         f"{len(set(labels))} types of thought",
     )
 

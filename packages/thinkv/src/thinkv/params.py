@@ -20,12 +20,12 @@ class ThinKVParams(BaseModel):
         description="Bits of reasoning, execution and transition tokens: 16 (fp16), 8 (FP8 E4M3), "
         "4 (NVFP4) or 2 (ternary) for each.",
     )
-    budget_tokens: int | None = Field(
+    budget_tokens: int = Field(
         1024,
-        ge=4,
+        ge=0,
         le=1 << 24,
-        description="k, the generated tokens to keep in each layer; left empty in JSON (null): no "
-        "budget. What cannot be reached is reported with its floor.",
+        description="k, the generated tokens to keep in each layer; 0: no budget. What cannot be "
+        "reached is reported with its floor.",
     )
     evict_on_transition: bool = Field(
         True, description="Whether a transition thought shrinks what came before it."
