@@ -26,7 +26,9 @@ APT = """#!/bin/bash
 echo "$*" >> "$places/../asked"
 {doing}
 """
-INSTALLS = 'if [ "$1" = install ]; then ln -s /bin/true "$places/chromium"; fi'
+NEEDED = ("chromium", "iverilog", "yosys")
+LINKS = "; ".join(f'ln -s /bin/true "$places/{name}"' for name in NEEDED)
+INSTALLS = f'if [ "$1" = install ]; then {LINKS}; fi'
 # python3 without ensurepip and pip until something is installed
 PYTHON = """#!/bin/bash
 case "$*" in
@@ -94,16 +96,19 @@ def test_what_is_missing_is_installed_and_then_everything_runs(machine: Machine)
     machine.apt(INSTALLS)
     done = machine.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "installing chromium python3-venv" in done.stdout
+    assert "installing chromium iverilog yosys python3-venv" in done.stdout
     update, install = machine.lines("asked")
     assert update.startswith("update")
-    assert install.startswith("install") and install.endswith("chromium python3-venv")
+    assert install.startswith("install") and install.endswith(
+        "chromium iverilog yosys python3-venv"
+    )
     assert machine.tasks == ["nox -s tests", "nox -s demo", "nox -s lint docs"]
 
 
 def test_a_machine_that_has_everything_is_left_alone(machine: Machine) -> None:
     machine.apt("exit 1")
-    (machine.places / "chromium").symlink_to("/bin/true")
+    for name in NEEDED:
+        (machine.places / name).symlink_to("/bin/true")
     assert machine.run().returncode == 0
     assert machine.lines("asked") == []
 
@@ -129,7 +134,9 @@ def test_an_installation_that_installs_nothing_is_noticed(machine: Machine) -> N
     machine.apt("exit 0")
     done = machine.run()
     assert done.returncode == 2
-    assert ".ci/run: chromium python3-venv still missing after apt-get" in done.stderr
+    assert (
+        ".ci/run: chromium iverilog yosys python3-venv still missing after apt-get" in done.stderr
+    )
     assert machine.tasks == []
 
 
@@ -138,5 +145,5 @@ def test_without_root_it_says_what_to_install(machine: Machine) -> None:
     machine.apt(INSTALLS)
     done = machine.run()
     assert done.returncode == 2
-    assert "install chromium python3-venv first" in done.stderr
+    assert "install chromium iverilog yosys python3-venv first" in done.stderr
     assert machine.lines("asked") == machine.tasks == []

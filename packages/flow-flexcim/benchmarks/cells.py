@@ -94,12 +94,14 @@ def cells() -> Iterator[Cell]:
         for text in (WIKIPEDIA, PYTHON):
             yield Cell(label, plan, metric, text, seed)
 
+    compared = ("uniform", "flow outlier", "flow recon", "flow released", "flow probe")
     for label in ("50", "62.5"):
-        for plan in ("uniform", "flow outlier", "flow recon", "flow released", "flow probe"):
+        for plan in compared[:-1] if label == "62.5" else compared:
             yield Cell(label, plan, "wanda", SELECTION, 0)
     for label in ("50", "62.5"):
-        for plan in main:
+        for plan in ("uniform", "flow outlier", "owl", *(("flow probe",) if label == "50" else ())):
             yield Cell(label, plan, "wanda", WIKIPEDIA, 0)
+    yield Cell("62.5", "flow probe", "wanda", SELECTION, 0)
     for seed in SEEDS:
         for label in ("50", "62.5"):
             for plan in main:

@@ -19,6 +19,7 @@ from flow_flexcim.flexcim.params import FlexCiMParams
 WEIGHT_BITS, ACTIVATION_BITS = 8, 8
 PRODUCT_BITS = 16
 SUM_BITS = 32  # accumulators over tiles of K
+PIPELINE = 3  # distributed lines, column sums, merged totals, as in rtl/macro.v
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,21 @@ def tiling(pattern: NMSparsity | None, params: FlexCiMParams) -> Tiling | str:
     """How a pattern runs on the preset, or why it does not."""
     macro = macro_of(params)
     rows = params.sub_macros * params.rows
-    depth = (params.rows - 1).bit_length()
-    merge = (params.sub_macros - 1).bit_length()
     dense = Placement(1, 1, rows)
     if params.preset == "systolic":
         return Tiling(dense, rows, params.columns, rows, rows + params.columns, WEIGHT_BITS)
     if params.preset == "dense":
-        return Tiling(dense, rows, params.columns, params.rows, depth + merge + 1, WEIGHT_BITS)
+        return Tiling(dense, rows, params.columns, params.rows, PIPELINE, WEIGHT_BITS)
     if params.preset == "fixed-2to4":
         place = Placement(2, 4, 2 * rows) if _is_2to4(pattern) else dense
         bits = WEIGHT_BITS + 2
-        return Tiling(place, place.inputs, params.columns, params.rows, depth + merge + 1, bits)
+        return Tiling(place, place.inputs, params.columns, params.rows, PIPELINE, bits)
     found = placement(pattern, macro)
     if isinstance(found, str):
         return found
     select = 0 if found.dense else (found.m // 2 - 1).bit_length()
     bits = WEIGHT_BITS + 1 + select
-    return Tiling(found, found.inputs, params.columns, params.rows, depth + merge + 2, bits)
+    return Tiling(found, found.inputs, params.columns, params.rows, PIPELINE, bits)
 
 
 def work(

@@ -7,6 +7,7 @@ pair a row and sub-macro, a cell fires if its weight needs that pair and its bit
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from crosslayer.errors import InputError
 from flow_flexcim.flexcim.cost import Tiling, macro_of, tiling
-from flow_flexcim.flexcim.macro import Macro, kept_places, tile_passes
+from flow_flexcim.flexcim.macro import kept_places, tile_passes
 from flow_flexcim.flexcim.params import FlexCiMParams
 
 
@@ -137,13 +138,24 @@ def _selects(pairs: NDArray[np.int16], there: NDArray[np.bool_], sharing: str) -
             mine = (vectors == vector).all(axis=1)
             yield np.maximum(vector, 0).reshape(pairs.shape[1:]), there & mine[:, None, None]
         return
-    # Each row and sub-macro goes through the pairs that its columns need, in order.
-    needed = np.stack([((pairs == p) & there).any(axis=0) for p in range(int(pairs.max()) + 1)])
+    for presented, on in passes_of_a_tile(np.where(there, 2 * pairs, -1)):
+        yield presented, there & on[None] & (pairs == presented[None])
+
+
+def passes_of_a_tile(
+    places: NDArray[np.int16],
+) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
+    """For each pass of per-cell gating (pair presented, whether it is needed), [groups, slots].
+
+    places: of each slot's weight in its group, [C, groups, slots], -1 for none. Each row and
+    sub-macro goes through the pairs that its columns need, in order.
+    """
+    pairs = np.where(places >= 0, places // 2, -1)
+    needed = np.stack([(pairs == p).any(axis=0) for p in range(max(0, int(pairs.max())) + 1)])
     rank = np.cumsum(needed, axis=0) - 1  # [pairs, groups, slots]
     for turn in range(max(1, int(needed.sum(axis=0).max()))):
         mine = needed & (rank == turn)
-        presented = np.where(mine.any(axis=0), mine.argmax(axis=0), -1)
-        yield np.maximum(presented, 0), there & (pairs == presented[None])
+        yield np.where(mine.any(axis=0), mine.argmax(axis=0), 0), mine.any(axis=0)
 
 
 def _fire(
@@ -170,6 +182,3 @@ def _require(weight: Any, activations: Any, pattern: Any) -> None:
         raise InputError(f"weight {weight.shape} and activations {activations.shape} differ in k")
     if pattern is not None:
         pattern.check(weight)
-
-
-__all__ = ["Macro", "Run", "schedule", "simulate"]

@@ -1,7 +1,8 @@
 """Energy and area of gates and memories: what every figure of the accelerator stands on.
 
 Gates: NAND2 capacitance and area, XOR2 and flip-flop ratios as in zigzag-dse 3.9.1
-(zigzag/hardware/architecture/imc_unit.py), 28 nm, 0.9 V; a gate costs half C V^2 a toggle.
+(zigzag/hardware/architecture/imc_unit.py), 28 nm, 0.9 V, and as there C V^2 for adders and
+flip-flops, half of it for the AND of a multiplier.
 Memories: Horowitz, ISSCC 2014, 1.1 (45 nm): 64 bits from a 32 KB SRAM 20 pJ, from DRAM 1.3 to 2.6
 nJ, of which the lower end is taken. Counts of gates are ours: a full adder is two XOR2 and three
 NAND2, a 2:1 selector three NAND2 a bit, an 8-bit multiplier 64 AND and 56 full adders.
@@ -15,13 +16,14 @@ NAND2_MM2 = 0.614e-6
 XOR2_ENERGY, XOR2_AREA = 1.5, 2.4  # of a NAND2
 FLIPFLOP_ENERGY, FLIPFLOP_AREA = 3.0, 6.0
 
-NAND2_J = 0.5 * NAND2_F * VOLTS**2
+AND_J = 0.5 * NAND2_F * VOLTS**2
 
-ADDER_J = (2 * XOR2_ENERGY + 3) * NAND2_J  # a bit
+GATE_J = NAND2_F * VOLTS**2
+ADDER_J = (2 * XOR2_ENERGY + 3) * GATE_J  # a bit
 ADDER_MM2 = (2 * XOR2_AREA + 3) * NAND2_MM2
-SELECT_J, SELECT_MM2 = 3 * NAND2_J, 3 * NAND2_MM2  # 2:1, a bit
-REGISTER_J, REGISTER_MM2 = FLIPFLOP_ENERGY * NAND2_J, FLIPFLOP_AREA * NAND2_MM2  # a bit
-MULTIPLIER_J = 64 * NAND2_J + 56 * ADDER_J  # 8 x 8 bits
+SELECT_J, SELECT_MM2 = 3 * GATE_J, 3 * NAND2_MM2  # 2:1, a bit
+REGISTER_J, REGISTER_MM2 = FLIPFLOP_ENERGY * GATE_J, FLIPFLOP_AREA * NAND2_MM2  # a bit
+MULTIPLIER_J = 64 * AND_J + 56 * ADDER_J  # 8 x 8 bits
 MULTIPLIER_MM2 = 64 * NAND2_MM2 + 56 * ADDER_MM2
 SRAM_CELL_MM2 = NAND2_MM2 / 4  # a bit: of the order of 28 nm cells, an assumption
 
