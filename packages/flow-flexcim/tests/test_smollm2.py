@@ -30,7 +30,9 @@ def test_real_blocks_are_pruned_to_what_ships_at_a_small_loss(
     model: ModelArtifact, context: RunContext
 ) -> None:
     assert model.live is not None
-    params = FlowParams(candidates=("3:8", "4:8", "5:8"), calibration_tokens=128, window_tokens=64)
+    params = FlowParams(
+        candidates=("3:8", "4:8", "5:8"), cost="outlier", calibration_tokens=128, window_tokens=64
+    )
     result = Flow(params).transform(model, context)
     assert result.live is not None
     for block in decoder_linears(result.spec):

@@ -25,7 +25,9 @@ from flow_flexcim.wanda import keep_mask, scores
 
 
 def flow(text: str, **values: Any) -> Flow:
-    small = {"calibration_text": text, "calibration_tokens": 256, "window_tokens": 64}
+    small = {
+        "calibration_text": text, "calibration_tokens": 256, "window_tokens": 64, "cost": "outlier"
+    }  # fmt: skip
     return Flow(FlowParams.model_validate(small | values))
 
 

@@ -43,12 +43,13 @@ class FlowParams(BaseModel):
         description="flow: a pattern for each block at the lowest total cost; uniform: one pattern "
         "for all blocks; owl: density by the blocks' share of outliers (both are baselines).",
     )
-    cost: Literal["outlier", "recon", "probe", "released"] = Field(
-        "outlier",
-        description="What a pattern costs a block under plan flow. outlier: share of the outliers' "
-        "scores that it drops; recon: relative squared error of the linears' outputs, as if their "
-        "inputs were uncorrelated; probe: change of the loss on calibration text when that block "
-        "alone gets it; released: the formula of FLOW's released solver, for comparison.",
+    cost: Literal["probe", "outlier", "recon", "released"] = Field(
+        "probe",
+        description="What a pattern costs a block under plan flow. probe: change of the loss on "
+        "calibration text when that block alone gets it, about sixty passes over `probe_tokens` "
+        "for thirty blocks; outlier: share of the outliers' scores that it drops, the paper's "
+        "intent; recon: relative squared error of the linears' outputs, as if their inputs were "
+        "uncorrelated; released: the formula of FLOW's released solver, for comparison.",
     )
     metric: Literal["wanda", "magnitude", "sparsegpt"] = Field(
         "wanda",
@@ -111,7 +112,7 @@ class FlowParams(BaseModel):
         "half and whole reach they are measured.",
     )
     probe_tokens: int = Field(
-        1024, ge=2, le=1 << 24, description="Cost probe: tokens of the calibration text to run."
+        512, ge=2, le=1 << 24, description="Cost probe: tokens of the calibration text to run."
     )
     damping: float = Field(
         0.01,
