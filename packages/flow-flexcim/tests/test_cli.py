@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import TINY
 
 from crosslayer.cli import main
 from crosslayer.contracts.model import ModelSpec
 from crosslayer.models.presets import preset_config
+from crosslayer.models.random_model import random_model
 from flow_flexcim.flexcim.layers import layer_table, preset_table, totals
 from flow_flexcim.flexcim.params import FlexCiMParams
 from flow_flexcim.linears import decoder_linears, pruned_spec, units
@@ -78,3 +80,28 @@ def test_the_rows_of_the_tables_add_up_to_the_totals() -> None:
     assert sum(int(row[4]) for row in table.rows) == 32 * 7 + 1  # type: ignore[arg-type]
     presets = preset_table(spec, params, 8)
     assert presets.rows[0][:3] == ("flexible", seconds, joules)
+
+
+def test_a_model_in_a_folder_is_pruned_and_what_was_written_is_evaluated(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = random_model(TINY, seed=1)
+    assert model.live is not None
+    folder = tmp_path / "model"
+    model.live.module.save_pretrained(folder)
+    model.live.tokenizer.save_pretrained(folder)
+    sets = [
+        *("--set", "plan=uniform", "--set", "pattern=2:4", "--set", f"calibration_text={text}"),
+        *("--set", "calibration_tokens=64", "--set", "window_tokens=32"),
+    ]
+    out = tmp_path / "out"
+    assert call("prune", str(folder), "--out", str(out), *sets) == 0
+    said = capsys.readouterr().out
+    assert "flow_weight_bytes" in said and "measured" in said
+    assert (out / "flow-linears.safetensors").is_file() and (out / "flow-plan.json").is_file()
+    arguments = ("--pruned", str(out), "--text", text, "--tokens", "512")
+    assert call("eval", str(folder), *arguments, *sets) == 0
+    said = capsys.readouterr().out
+    assert "perplexity_original" in said and "nll_difference" in said
+    assert call("eval", str(folder), "--pruned", str(tmp_path), *sets) == 2
+    assert "write it by `flow-flexcim prune" in capsys.readouterr().err

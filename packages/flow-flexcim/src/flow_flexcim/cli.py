@@ -21,7 +21,9 @@ app = typer.Typer(
     help="Per-block N:M pruning (FLOW) and the FlexCiM accelerator.",
 )  # fmt: skip
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model, such as smollm2-135m.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model, such as smollm2-135m, or a folder.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A parameter of flow, such as sparsity=0.5."),
@@ -134,7 +136,7 @@ def report(
     artifact, _ = _opened(ctx, model, set_)
     document: dict[str, Any] = {
         "pipeline": {"name": "flow-flexcim", "seed": seed},
-        "model": {"use": model},
+        "model": {"use": str(Path(model).resolve()) if Path(model).is_dir() else model},
         "transform": [{"use": "flow"} | _values(set_)],
         "accelerator": {"use": "flexcim", "fallback": "roofline:jetson-tx2", "as_int8": True}
         | _values(chip),
@@ -162,7 +164,9 @@ def main() -> None:
 def _opened(ctx: typer.Context, model: str, given: list[str] | None) -> tuple[ModelArtifact, Any]:
     registry = registry_of(ctx)
     params = _parameters(ctx, "model_transform", "flow", _values(given))
-    artifact: Any = registry.build("model", model, {})
+    folder = Path(model).is_dir()
+    use, values = ("directory", {"path": str(Path(model).resolve())}) if folder else (model, {})
+    artifact: Any = registry.build("model", use, values)
     return artifact, params
 
 

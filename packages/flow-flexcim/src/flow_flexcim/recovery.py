@@ -80,7 +80,7 @@ def recover(
             with torch.no_grad():
                 for path, mask in masks.items():
                     weight_of(linears[path]).mul_(mask)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
     finally:
         for parameter, needed in states:
             parameter.requires_grad_(needed)
