@@ -36,10 +36,10 @@ from slm_mux.scale import more_models, objective_against_accuracy
 
 SAMPLES, TEMPERATURE, SEED = 32, 0.8, 7
 POOLS = {
-    "all": MEMBERS,
+    "all three": MEMBERS,
     "sums + digits": ("sums", "digits"),
     "digits + remainders": ("digits", "remainders"),
-    "sums + digits + remainders": ("sums", "digits", "remainders"),
+    "sums + remainders": ("sums", "remainders"),
 }
 
 
@@ -116,7 +116,7 @@ def methods(held: Table, seeds: range) -> None:
 def more(held: Table, seeds: range) -> None:
     """Ablations, sizes, lambda and reliability."""
     outcome = replay(held, 3, seeds, extra=variants())
-    print(f"\nablations, all members, k = 3, SLM-MUX {outcome.accuracy(MUX):.1%}:")
+    print(f"\nablations, all three, k = 3, SLM-MUX {outcome.accuracy(MUX):.1%}:")
     for name in variants():
         print(f"- {name}: {against(outcome, name)}")
     shares = attribution(held, 3, seeds)
@@ -142,7 +142,7 @@ def early_stop(
     validation, test = split(held.questions, 0)
     known = accuracies(held, validation)
     gold = {p.prompt: p.answer for p in problems}
-    asked = [held.questions[q] for q in test][:60]
+    asked = [held.questions[q] for q in test][:30]
     print("\n| schedule | early stop | accuracy | same choices | calls | tokens | s a question |")
     print("|---|---|---|---|---|---|---|")
     first: list[tuple[str | None, str | None]] | None = None
