@@ -31,10 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "`crosslayer describe flow`": (*CROSSLAYER, "describe", "flow"),
     "Python alone": ("-c", "pass"),
     "`import typer`": ("-c", "import typer"),
-    "a pydantic model": (
-        "-c",
-        "from pydantic import BaseModel, Field\nclass A(BaseModel):\n    a: int = Field(1, ge=0)",
-    ),
+    "`from pydantic import BaseModel, Field`": ("-c", "from pydantic import BaseModel, Field"),
 }
 
 

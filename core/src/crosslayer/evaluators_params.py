@@ -12,7 +12,7 @@ from crosslayer.parameters import TextName
 class _TextParams(BaseModel):
     """Which text an evaluator reads, and how much of it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     needs_live: ClassVar[bool] = True  # a model of shapes alone has nothing to evaluate
 
     text: TextName = Field(
@@ -52,7 +52,7 @@ class PerplexityParams(_TextParams):
 class StepTimeParams(BaseModel):
     """Which steps are timed, and how often."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     needs_live: ClassVar[bool] = True
     wall_clock: ClassVar[bool] = True  # what it finds is this machine's
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class CpuLocalParams(BaseModel):
     """This machine's CPU as a calibration finds it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     calibrate: Literal["auto", "always", "never"] = Field(
         "auto",

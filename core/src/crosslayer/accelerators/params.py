@@ -24,7 +24,7 @@ def presets() -> dict[str, dict[str, Any]]:
 class RooflineParams(BaseModel):
     """An accelerator as peak rates and a memory bandwidth."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     preset: str = Field(description="Which hardware: a name of presets.toml, such as a100-80g.")
     packed_kernels: bool = Field(

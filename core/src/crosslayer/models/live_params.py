@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class LiveParams(BaseModel):
     """Whether the weights come along or only the shapes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     live: bool = Field(
         True,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class PresetParams(BaseModel):
     """How the weights and activations of a preset are stored before any transform."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     dtype: Literal["bf16", "fp16", "fp32"] = Field(
         default="bf16",

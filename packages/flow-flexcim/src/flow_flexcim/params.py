@@ -22,7 +22,7 @@ CANDIDATES = (*(f"{n}:{m}" for m in (4, 8, 16) for n in range(1, m)), "4:4")
 class FlowParams(BaseModel):
     """How FLOW chooses a pattern for each decoder block. N:M keeps N of M weights."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     sparsity: float = Field(
         0.5,

@@ -12,7 +12,7 @@ PRESETS = ("flexible", "dense", "fixed-2to4", "systolic")
 class FlexCiMParams(BaseModel):
     """A chip of compute-in-memory macros, or a baseline with as many multipliers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     preset: Literal["flexible", "dense", "fixed-2to4", "systolic"] = Field(
         "flexible",
