@@ -35,9 +35,7 @@ def trace_of(count: int, rate: float, data: Path | None, seed: int) -> RequestTr
         real = read_trace(data / "azure-llm-2023" / "AzureLLMInferenceTrace_conv.csv")
         keep = np.flatnonzero(real.prompt_tokens + real.output_tokens <= 4096)
         lengths = empirical(
-            RequestTrace(
-                real.arrival_ns[keep], real.prompt_tokens[keep], real.output_tokens[keep]
-            )
+            RequestTrace(real.arrival_ns[keep], real.prompt_tokens[keep], real.output_tokens[keep])
         )
     arrival = np.cumsum(np.rint(rng.exponential(1e9 / rate, count)).astype(np.int64))
     return RequestTrace(arrival, *lengths(count, rng))
@@ -64,7 +62,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
 
-    print("| rate (1/s) | scheduler | iterations | together (requests/CPU s) | one by one | ratio |")
+    print(
+        "| rate (1/s) | scheduler | iterations | together (requests/CPU s) | one by one | ratio |"
+    )
     print("|---|---|---|---|---|---|")
     for rate, scheduler in ((1.0, "chunked"), (3.0, "chunked"), (3.0, "vllm_v1")):
         speeds = []

@@ -62,14 +62,14 @@ def metrics(shown: Shown) -> list[Metric]:
     finished = outcome.finished
     tokens = int(outcome.output_tokens[finished].sum())
     if span:
-        add("requests_per_s", finished.sum() / span, "request/s", "higher")
-        add("output_tokens_per_s", tokens / span, "token/s", "higher")
+        add("request_throughput", finished.sum() / span, "request/s", "higher")
+        add("output_token_throughput", tokens / span, "token/s", "higher")
     if params.slo:
         good = meets(outcome, params.slo)[shown.counted]
         if len(good):
             add("slo_attainment", good.mean(), "fraction", "higher", samples=len(good))
         if span:
-            add("goodput_requests_per_s", good.sum() / span, "request/s", "higher")
+            add("goodput", good.sum() / span, "request/s", "higher")
     devices = sum(client.site.devices for client in shown.clients)
     joules = energy(shown)
     if joules is not None and tokens:
@@ -254,6 +254,7 @@ def figures(shown: Shown) -> list[Figure]:
                 name="latencies",
                 title="Share of requests within a time",
                 x_label="seconds from arrival",
+                x_scale="log",
                 panels=(Panel(series=tuple(panels), y_label="share of requests"),),
                 **common,
             )
