@@ -73,7 +73,12 @@ def one_run(models: Sequence[ModelArtifact], threads: int, folder: Path) -> list
     write(folder / "calibration.json", found)
     context = RunContext(0, folder, progress, clock=clock, threads=threads)
     about = [f"{load:.1f}", f"{found.took_s:.1f} s", f"{found.disagreement:.0%}"]
-    return [[about], *(list(compared(model, cpu, context)) for model in models)]
+    found_rows = [[about]]
+    for model in models:
+        found_rows.append(list(compared(model, cpu, context)))
+        for row in (about, *found_rows[-1]):  # a run that is ended leaves what it had
+            progress.say(f"{model.spec.name}: {', '.join(row)}")
+    return found_rows
 
 
 def main() -> None:

@@ -214,14 +214,12 @@ def main() -> None:
     limit_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         context = RunContext(0, Path(folder), progress, clock=clock, threads=threads)
-        files = {}
+        files, spread = {}, []
         for library in ("torch", "numpy"):
             files[library] = Path(folder, f"{library}.json")
             found = measure(threads, library=library, clock=clock)
             cpu_calibration.write(files[library], found)
-            progress.say(
-                f"{library}: {found.took_s:.1f} s, repeats differ {found.disagreement:.0%}"
-            )
+            spread.append(f"{found.disagreement:.0%} ({library})")
         cpu = CpuLocal(CpuLocalParams(calibration_file=files["torch"]))
         stored = CpuLocal(CpuLocalParams(calibration_file=files["torch"], formats="stored"))
         in_numpy = CpuLocal(CpuLocalParams(calibration_file=files["numpy"]))
@@ -240,7 +238,7 @@ def main() -> None:
     text = f"""
 *measured* and *modelled* on {platform.machine()}, threads: {threads},
 Python {platform.python_version()}, {libraries}: {"CPU" if threads == 1 else "wall-clock"} ms, the
-best of {REPEATS} repeats.
+best of {REPEATS} repeats. In the calibrations repeats differ by {" and ".join(spread)}.
 Load average of the machine before: {load:.1f}.
 
 {table}"""
