@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from crosslayer.errors import InputError
+from crosslayer.parameters import TextName
 
 
 class ThinKVParams(BaseModel):
@@ -45,12 +47,10 @@ class ThinKVParams(BaseModel):
         description="Which transitions shrink: each transition segment, only one after another "
         "type, or the segment after one.",
     )
-    calibration: str | None = Field(
+    calibration: Path | None = Field(
         None,
-        min_length=1,
         description="JSON file of `crosslayer thinkv calibrate` for this very model; left out: one "
         "type of thought.",
-        json_schema_extra={"reads": True},
     )
     label_window_tokens: int = Field(
         1, ge=1, le=1 << 16, description="Attention rows before a refresh that are averaged."
@@ -68,12 +68,10 @@ class ThinKVParams(BaseModel):
     buffer_format: Literal["fp16", "bf16", "fp32"] = Field(
         "fp16", description="Of the tokens that wait for their group of 16 to be quantised."
     )
-    measure_text: str = Field(
+    measure_text: TextName = Field(
         "wikipedia-sample",
-        min_length=1,
         description="Text that a live model reads to measure its cache: a named text or a UTF-8 "
         "file; only its calibration split is read.",
-        json_schema_extra={"reads": True},
     )
     measure_tokens: int = Field(
         1024, ge=0, le=1 << 20, description="Tokens of it to read; 0: measure nothing."
