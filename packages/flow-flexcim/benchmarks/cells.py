@@ -46,6 +46,13 @@ class Cell:
     seed: int | None
 
     @property
+    def plan_key(self) -> str:
+        """What the plan depends on; a plan for Wanda's score serves SparseGPT too."""
+        given = {key: value for key, value in self.parameters.items() if key != "metric"}
+        score = "magnitude" if self.metric == "magnitude" else self.seed
+        return f"plan {json.dumps(given, sort_keys=True)} {score}"
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """FlowParams of this cell, calibration sizes left out."""
         pattern = UNIFORM[self.label]
@@ -63,7 +70,7 @@ class Cell:
             "flow probe": {"cost": "probe", "candidates": every, **exact},
             "flow released": {
                 "cost": "released", "outlier_multiple": 0.5,
-                "candidates": ["2:4", "2:8", "4:8", "1:1"], **exact,
+                "candidates": ["4:8", "4:4", "2:8", "2:4", "8:8"], **exact,
             },
             "flow probe, hardware": {
                 "cost": "probe", "candidates": every, "hardware": "flexcim", **exact

@@ -17,6 +17,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,13 @@ class Bench:
         """The cell's plan; one plan serves Wanda and SparseGPT, whose score it is made with."""
         from crosslayer.contracts.sparsity import NMSparsity
 
-        plain = params.metric == "magnitude"
-        key = f"plan {cell.label} {cell.plan} {'magnitude' if plain else cell.seed}"
-        kept = self.store.get(key)
+        kept = self.store.get(cell.plan_key)
         if kept is None:
             start = time.perf_counter()
             plan, _ = make_plan(self.live, blocks, inputs, windows, params, context)
             kept = {"patterns": [str(p) for p in plan.patterns]}
             kept["plan_s"] = time.perf_counter() - start  # type: ignore[assignment]
-            self.store.put(key, kept)
+            self.store.put(cell.plan_key, kept)
         return [NMSparsity.parse(text) for text in kept["patterns"]]
 
     def mask(self, blocks: Any, patterns: Any, inputs: Any, params: FlowParams) -> None:
@@ -172,16 +171,27 @@ def main() -> None:
     logging.disable(logging.INFO)
     torch.set_num_threads(asked.threads)
     small = Setting(evaluation=1024, calibration=1024, other=512)
-    bench = Bench(small if asked.reduced else Setting())
+    setting = small if asked.reduced else Setting()
     wanted = list(dict.fromkeys(reduced() if asked.reduced else cells()))
-    end = time.monotonic() + 60 * asked.minutes
+    store = Store(setting, smollm2().spec.name)
+    if not asked.only_tables:
+        texts = (WIKIPEDIA,) if asked.reduced else (WIKIPEDIA, PYTHON, SELECTION)
+        measure(Bench(setting), texts, wanted, 60 * asked.minutes)
+    print(tables(store, wanted))
+    if asked.json:
+        found = [(dataclasses.asdict(c), store.get(c)) for c in wanted]
+        asked.json.write_text(json.dumps([pair for pair in found if pair[1]]))
 
-    for text in (WIKIPEDIA,) if asked.reduced else (WIKIPEDIA, PYTHON, SELECTION):
-        if bench.store.get(f"dense {text}") is None and not asked.only_tables:
+
+def measure(bench: Bench, texts: Sequence[str], wanted: Sequence[Cell], seconds: float) -> None:
+    """Measure what is not yet kept; start no cell once the time is up."""
+    end = time.monotonic() + seconds
+    for text in texts:
+        if bench.store.get(f"dense {text}") is None:
             nll = nll_and_argmax(bench.live, bench.text(text))[0].mean(axis=1)
             bench.store.put(f"dense {text}", {"nll": [float(value) for value in nll]})
     for number, cell in enumerate(wanted, 1):
-        if bench.store.get(cell) is not None or asked.only_tables:
+        if bench.store.get(cell) is not None:
             continue
         if time.monotonic() > end:
             break
@@ -193,10 +203,6 @@ def main() -> None:
             f"{result['prune_s']:.0f} + {result['evaluate_s']:.0f} s",
             flush=True,
         )
-    print(tables(bench.store, wanted))
-    if asked.json:
-        found = [(dataclasses.asdict(c), bench.store.get(c)) for c in wanted]
-        asked.json.write_text(json.dumps([pair for pair in found if pair[1]]))
 
 
 if __name__ == "__main__":
