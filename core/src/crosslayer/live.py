@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any
 from crosslayer.errors import DependencyError, InputError
 
 INSTALL = "python -m pip install 'torch>=2.6,<3' 'transformers>=5,<6' gguf safetensors"
+# transformers makes a module on a device that is set for the whole process: two threads that open
+# models at once leave parameters unset.
+_OPENING = threading.RLock()
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
@@ -63,8 +67,9 @@ class TransformersModel:
     @property
     def module(self) -> Any:
         """The torch module, opened on first use."""
-        if self._module is None:
-            self._module = self._open_module().eval().requires_grad_(False)
+        with _OPENING:
+            if self._module is None:
+                self._module = self._open_module().eval().requires_grad_(False)
         return self._module
 
     @property

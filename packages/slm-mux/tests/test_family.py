@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,17 @@ def test_a_specialist_answers_its_own_problems_best() -> None:
             right[member][one.kind] += made.text == one.answer
     assert right["sums"]["subtract"] > right["digits"]["subtract"]
     assert right["digits"]["count"] > right["sums"]["count"]
+
+
+def test_members_opened_by_several_threads_at_once_have_their_own_weights() -> None:
+    def opened(member: str) -> dict[str, float]:
+        live = family(FamilyParams(preset=member)).live
+        assert live is not None
+        return {name: float(p.double().sum()) for name, p in live.module.named_parameters()}
+
+    one_by_one = [opened(member) for member in MEMBERS]
+    with ThreadPoolExecutor(len(MEMBERS)) as threads:
+        assert list(threads.map(opened, MEMBERS)) == one_by_one
 
 
 def test_shapes_alone_and_an_unknown_member() -> None:
