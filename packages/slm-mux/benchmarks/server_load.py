@@ -1,7 +1,7 @@
 """The endpoint under load and the overhead of a request, through the official client.
 
 `python benchmarks/server_load.py [--clients 50]`. Upstreams are a process of their own on this
-machine: two that answer after 0.5 and 1 s, and one each that hangs, fails (500), sends garbage
+machine: two that answer after 1 and 2 s, and one each that hangs, fails (500), sends garbage
 and breaks off in the body. Printed: latency beside the slowest call that was needed and beside the
 sum of calls, whether each answer is that of the serial run, what overload gets, and the overhead
 per request of one member asked once against asking that upstream directly.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-DEADLINE_S = 6.0
+DEADLINE_S = 12.0
 POOL = """
 k = 1
 early_stop = "{early}"
@@ -32,8 +32,8 @@ deadline_s = {deadline}
 direct = ["plain"]
 """
 MEMBERS = {
-    "quick": (0.8, "wait-echo 0.5"),
-    "slow": (0.9, "wait-echo 1.0"),
+    "quick": (0.8, "wait-echo 1.0"),
+    "slow": (0.9, "wait-echo 2.0"),
     "hang": (0.5, "hang"),
     "fail": (0.4, "fail"),
     "garbage": (0.3, "garbage"),
@@ -85,7 +85,7 @@ def report(name: str, crowd: list[dict[str, Any]], serial: list[dict[str, Any]],
         f" (serial run right: {whole}); latency p50 {statistics.median(times):.2f} s,"
         f" p95 {times[int(0.95 * len(times)) - 1]:.2f} s, alone"
         f" {statistics.median(one['seconds'] for one in serial):.2f} s; slowest needed call"
-        f" 1.0 s, sum of the good calls 1.5 s, deadline {DEADLINE_S} s"
+        f" 2.0 s, sum of the good calls 3.0 s, deadline {DEADLINE_S} s"
     )
 
 

@@ -15,10 +15,18 @@ from crosslayer.backends.protocol import BackendError, TextBackend
 from crosslayer.contracts.calls import Message
 from crosslayer.errors import InputError
 from slm_mux.callers import Callers, Prompted
-from slm_mux.engine import Answered, DeadlineError, Engine, Settings, sample_seed
+from slm_mux.engine import (
+    Answered,
+    DeadlineError,
+    Engine,
+    Settings,
+    question_seed,
+    sample_seed,
+)
 from slm_mux.extract import from_function
 
 QUESTION = (Message(role="user", content="What is 2 + 2?"),)
+SEED = question_seed(0, QUESTION)
 
 
 def settings(**changes: Any) -> Settings:
@@ -48,7 +56,7 @@ def test_every_sample_is_asked_with_a_seed_of_its_own_and_the_whole_text_comes_b
     (one,) = answer({"a": a, "b": b}, settings(k=4, early_stop="never"))
     seeds = [prompt.sampling.seed for prompt in a.asked + b.asked]
     assert len(set(seeds)) == 8
-    assert set(seeds) == {sample_seed(0, name, i) for name in "ab" for i in range(4)}
+    assert set(seeds) == {sample_seed(SEED, name, i) for name in "ab" for i in range(4)}
     assert (one.answer, one.text, one.choice.model) == ("6", "I say 6", "b")
     assert (one.prompt_tokens, one.output_tokens) == (8 * 7, 8 * 3)
     assert (one.calls, one.saved, one.stopped) == (8, 0, "all samples")
@@ -87,7 +95,7 @@ def test_a_failing_member_is_a_member_without_answers_or_an_error() -> None:
 
 def test_a_bad_prompt_in_a_batch_costs_the_others_nothing() -> None:
     def picky(words: str, seed: int | None) -> str:
-        if seed == sample_seed(0, "a", 1):
+        if seed == sample_seed(SEED, "a", 1):
             raise RuntimeError("this one")
         return "4"
 
@@ -192,3 +200,9 @@ def test_a_function_may_extract_and_silence_gives_the_best_models_words() -> Non
     assert one.answer == "5"
     (none,) = answer(backends, settings(), extract=from_function(lambda text: None))
     assert (none.choice.model, none.answer, none.text) == (None, None, "hm")
+
+
+def test_questions_have_seeds_of_their_own_and_the_same_question_the_same() -> None:
+    other = (Message(role="user", content="What is 2 + 3?"),)
+    assert question_seed(0, QUESTION) == SEED != question_seed(0, other)
+    assert question_seed(1, QUESTION) != SEED

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -199,7 +200,7 @@ class _Question:
     ) -> tuple[int, Sample]:
         settings = self.settings
         for attempt in range(settings.retries + 1):
-            seed = sample_seed(settings.seed, name, number)
+            seed = sample_seed(question_seed(settings.seed, messages), name, number)
             sampling = Sampling(
                 temperature=settings.temperature,
                 max_tokens=settings.max_tokens,
@@ -293,6 +294,14 @@ class _Question:
                 if sample is not None and (found and found.key) == choice.answer:
                     return found, sample
         raise AssertionError("a choice without a sample")
+
+
+def question_seed(seed: int, messages: Sequence[Message]) -> int:
+    """A seed of its own for every question, so that a draw that is unlucky in one is not in all;
+    the same question gets the same answer again.
+    """
+    text = json.dumps([message.model_dump() for message in messages])
+    return int.from_bytes(hashlib.sha256(f"{seed}/{text}".encode()).digest()[:4], "big")
 
 
 def sample_seed(seed: int, member: str, number: int) -> int:
