@@ -70,3 +70,18 @@ def test_sim_compares_the_store_with_gathering_and_the_full_cache() -> None:
     assert found["moved_bytes"] == 0 < found["gathered_bytes"]
     assert found["batch"] > found["batch_full"]
     assert "slots_reused_in_place" in call("sim", "--tokens", "1024", "--seed", "1")
+
+
+def test_bench_compares_methods_at_equal_bytes(folder: str) -> None:
+    arguments = ["bench", folder, "--text", TEXT, "--tokens", "480", "--share", "0.4"]
+    found = json.loads(call(*arguments, "--methods", "full,window,h2o,kivi4,thinkv", "--json"))
+    rows = {row["method"]: row for row in found["methods"]}
+    assert rows["full"]["alive_tokens"] == rows["kivi4"]["alive_tokens"] == 480
+    for name in ("window", "h2o", "thinkv"):
+        assert rows[name]["share_of_full"] <= 0.4
+    assert rows["thinkv"]["alive_tokens"] > rows["window"]["alive_tokens"]
+    assert rows["full"]["nll"] != rows["window"]["nll"]
+    with pytest.raises(InputError, match="h2o"):
+        call(*arguments, "--methods", "full,h20")
+    with pytest.raises(InputError, match="allow more bytes"):
+        call(*arguments[:-1], "0.01", "--methods", "h2o")

@@ -264,7 +264,7 @@ class _Kivi:
 
 def _asymmetric(x: Any, settings: KiviSettings) -> tuple[Any, Any, Any]:
     """[heads, rows, n] in groups along n -> packed codes, fp16 scales and fp16 minima."""
-    groups = x.unflatten(-1, (-1, settings.group))
+    groups = x.unflatten(-1, (-1, min(settings.group, x.shape[-1])))
     low = groups.amin(-1).half()
     step = ((groups.amax(-1) - low.float()) / (2**settings.bits - 1)).half()
     scaled = (groups - low.float()[..., None]) / step.float().clamp(min=1e-8)[..., None]
@@ -276,5 +276,5 @@ def _restore(stored: tuple[Any, ...], settings: KiviSettings) -> Any:
     codes, step, low = stored
     shifts = torch.arange(0, 8, settings.bits, dtype=torch.uint8)
     values = (codes[..., None] >> shifts) & (2**settings.bits - 1)
-    groups = values.flatten(-2).float().unflatten(-1, (-1, settings.group))
+    groups = values.flatten(-2).float().unflatten(-1, (step.shape[-1], -1))
     return (groups * step.float()[..., None] + low.float()[..., None]).flatten(-2)

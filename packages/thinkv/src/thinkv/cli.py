@@ -33,7 +33,7 @@ Bits = Annotated[str, typer.Option("--bits", help="Bits of R, E and T.")]
 
 @app.callback()
 def about() -> None:
-    """Calibrate, run, trace and simulate the thought-adaptive KV cache."""
+    """Calibrate, run, trace, compare and simulate the thought-adaptive KV cache."""
 
 
 @app.command()
@@ -195,6 +195,74 @@ def trace(
         shown = "" if one["sparsity"] is None else f"{one['sparsity']:.3f}"
         print(f"{one['start']:7d}  {one['type']:10s} {shown:6s} {one['alive']:4d} alive")
     print(f"{sum(series.by_kind.values())} bytes of {artifact.spec.kv_bytes(0, tokens):.0f}")
+
+
+@app.command()
+def bench(
+    model: Model,
+    text: Text = "wikipedia-sample",
+    tokens: Annotated[int, typer.Option(min=32, help="Tokens of the text to read.")] = 1024,
+    share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of the bytes of a full fp16 cache.")
+    ] = 0.2,
+    methods: Annotated[
+        str, typer.Option(help="Names, with commas between them.")
+    ] = "full,window,random,h2o,snapkv,rkv,kivi4,kivi2,tbq,tbe,thinkv",
+    calibration: CalibrationFile = None,
+    seed: Annotated[int, typer.Option(help="Of random eviction.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Read one text through several cache methods at equal bytes and compare the loss.
+
+    Measured here, on one text: no intervals. full, kivi and tbq hold what they hold.
+    """
+    from crosslayer.progress import progress_for
+    from thinkv.cache import MethodCache, attached
+    from thinkv.calibration import model_hash
+    from thinkv.measure import read, text_tokens
+    from thinkv.methods import full_layer_bytes, method, shape_of
+    from thinkv.transform import settings_of
+
+    artifact = _open(model)
+    assert artifact.live is not None
+    module, found = artifact.live.module, _calibration(calibration)
+    if found is not None:
+        found.require(model_hash(module))
+    labeller = settings_of(ThinKVParams(), found).labeller
+    ids = text_tokens(artifact.live.tokenizer, text, "evaluation", tokens)
+    shape = shape_of(module.config, 0, tokens)
+    full = full_layer_bytes(shape)
+    rows = []
+    # All are made before the first is run: a wrong name or share is told at once.
+    for one in [method(n.strip(), shape, share * full, seed, labeller) for n in methods.split(",")]:
+        with attached(module):
+            cache, series = read(
+                artifact.live,
+                ids,
+                lambda one=one: MethodCache(module.config, one.make_row),  # type: ignore[misc]
+                progress=progress_for(),
+                label=one.name,
+            )
+        rows.append(
+            {
+                "method": one.name,
+                "budget_tokens": one.budget_tokens,
+                "alive_tokens": cache.rows[0].physical,
+                "peak_bytes": max(series.bytes_),
+                "share_of_full": max(series.bytes_) / (full * len(cache.layers)),
+                "nll": float(series.nll.double().mean()),
+                "nll_second_half": float(series.nll[tokens // 2 :].double().mean()),
+            }
+        )
+    if as_json:
+        print(json.dumps({"text": text, "tokens": tokens, "methods": rows}))
+        return
+    print(f"{'method':10s} {'alive':>6s} {'peak bytes':>12s} {'of full':>8s} {'nll':>7s} 2nd half")
+    for row in rows:
+        print(
+            f"{row['method']:10s} {row['alive_tokens']:6d} {row['peak_bytes']:12d} "
+            f"{row['share_of_full']:8.3f} {row['nll']:7.3f} {row['nll_second_half']:8.3f}"
+        )
 
 
 @app.command()

@@ -25,7 +25,7 @@ def crosslayer_commands() -> list[Command]:
     return [
         Command(
             name="thinkv",
-            summary="Calibrate, run, trace and simulate the thought-adaptive KV cache",
+            summary="Calibrate, run, trace, compare and simulate the thought-adaptive KV cache",
             app="thinkv.cli:app",
         )
     ]
