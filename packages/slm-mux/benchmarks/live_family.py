@@ -172,6 +172,7 @@ async def answers(
     """One after another."""
     async with Callers(backends) as callers:
         engine = Engine(callers, settings)
+        await engine.answer((Message(role="user", content="12+13="),))  # opens the models
         return [await engine.answer((Message(role="user", content=q),)) for q in asked]
 
 

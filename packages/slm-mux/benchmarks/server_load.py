@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-DEADLINE_S = 12.0
+DEADLINE_S = 60.0
 POOL = """
 k = 1
 early_stop = "{early}"
@@ -54,9 +55,12 @@ def main() -> None:
             serial = asyncio.run(load(url, 5, 1))
             crowd = asyncio.run(load(url, asked.clients, asked.clients))
             report("early stop", crowd, serial, asked.clients)
+        before = cpu_of_children()
         with served(up, "never", 64) as url:
-            crowd = asyncio.run(load(url, asked.clients, asked.clients))
-            report("no early stop", crowd, serial, asked.clients)
+            crowd = asyncio.run(load(url, asked.clients, asked.clients, FAULTY[:2] + FAULTY[3:]))
+            report("no early stop, without the one that hangs", crowd, serial, asked.clients)
+        spent = (cpu_of_children() - before) / asked.clients
+        print(f"CPU time of the server, its start included: {spent:.3f} s a request of 5 calls")
         with served(up, "lossless", 16) as url:
             crowd = asyncio.run(load(url, asked.clients, asked.clients))
             statuses = [one["status"] for one in crowd]
@@ -89,7 +93,9 @@ def report(name: str, crowd: list[dict[str, Any]], serial: list[dict[str, Any]],
     )
 
 
-async def load(url: str, requests: int, at_once: int) -> list[dict[str, Any]]:
+async def load(
+    url: str, requests: int, at_once: int, members: list[str] = FAULTY
+) -> list[dict[str, Any]]:
     """Each request asks for its own number."""
     import openai
 
@@ -103,7 +109,7 @@ async def load(url: str, requests: int, at_once: int) -> list[dict[str, Any]]:
                     made = await client.chat.completions.create(
                         model="slm-mux",
                         messages=[{"role": "user", "content": f"say {i}"}],
-                        extra_body={"slm_mux": {"models": FAULTY}},
+                        extra_body={"slm_mux": {"models": members}},
                     )
                     told = {
                         "status": 200,
@@ -136,6 +142,12 @@ async def overhead(up: str, url: str, requests: int) -> tuple[float, float]:
     await direct.close()
     await through.close()
     return statistics.median(times["direct"]), statistics.median(times["through"])
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextlib.contextmanager

@@ -58,10 +58,10 @@ def discussions(pool: PoolFile, asked: list[Question], sampling: Sampling) -> No
     """Mixture-of-Agents and debate on the same members, live, with what they take."""
     extract = extractor(pool.settings.extractor)
     conversations = [one.asked() for one in asked]
-    steps = max(pool.settings.accuracies, key=lambda name: pool.settings.accuracies[name])
+    first = next(iter(pool.backends))
     made = {
-        f"mixture of agents, {steps} aggregates": mixture_of_agents(
-            pool.backends, conversations, extract, sampling, steps
+        f"mixture of agents, {first} aggregates": mixture_of_agents(
+            pool.backends, conversations, extract, sampling, first
         ),
         "debate, 2 rounds": debate(pool.backends, conversations, extract, sampling),
     }

@@ -1,6 +1,6 @@
 """Records out of other people's recordings: CHAMP, and the collect format of the paper's code.
 
-CHAMP (arXiv 2406.18321, MIT): 270 competition problems, GPT-3.5, GPT-4, GPT-4 Turbo and PaLM 2
+CHAMP (arXiv 2401.06961, MIT): 270 competition problems, GPT-3.5, GPT-4, GPT-4 Turbo and PaLM 2
 Medium. The models are not small and the "samples" of a question are its eight prompts that give
 nothing of the solution away, not draws at one temperature; records made of it say so.
 """

@@ -83,7 +83,6 @@ MIXTURES: dict[str, dict[str, float]] = {
                "subtract": 0.05, "remainder": 0.05},
     "remainders": {"remainder": 0.5, "largest": 0.3, "add without carry": 0.1, "subtract": 0.05,
                    "sort": 0.05},
-    "generalist": dict.fromkeys(KINDS, 1 / len(KINDS)),
 }  # fmt: skip
 
 
