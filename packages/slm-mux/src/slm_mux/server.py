@@ -181,7 +181,7 @@ async def _while_connected(request: Any, work: Any) -> Answered:
 
     async def gone() -> None:
         while not await request.is_disconnected():
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
 
     watch = asyncio.create_task(gone())
     try:
