@@ -103,13 +103,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.1])
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *BUDGETED])
     parser.add_argument("--folder", type=Path, default=Path("runs/thinkv"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     live = smollm2().live
     results = Results(asked.folder / f"text-{asked.tokens}.jsonl")
-    cells = [(name, 1.0) for name in METHODS]
-    cells += [(name, share) for share in asked.shares for name in BUDGETED]
+    cells = [(name, 1.0) for name in METHODS if name in asked.methods or name == "full"]
+    budgeted = [name for name in BUDGETED if name in asked.methods]
+    cells += [(name, share) for share in asked.shares for name in budgeted]
     for seed in range(asked.seeds):
         for name, share in cells:
             results.cell(

@@ -36,14 +36,16 @@ class Outcome:
 def metrics(outcome: Outcome) -> tuple[Metric, ...]:
     """Bytes, their share of the full cache's, tokens alive, floor, mean bits where measured."""
 
-    def metric(name: str, value: float, unit: str, better: str | None, note: str = "") -> Metric:
+    def metric(
+        name: str, value: float, unit: str, better: str | None, note: str = "", source: str = ""
+    ) -> Metric:
         return Metric.model_validate(
             {
                 "name": name,
                 "value": float(value),
                 "unit": unit,
-                "provenance": outcome.provenance,
-                "source": outcome.source,
+                "provenance": "modelled" if source else outcome.provenance,
+                "source": source or outcome.source,
                 "better": better,
                 "note": f"{note} {outcome.note}".strip(),
             }
@@ -55,10 +57,10 @@ def metrics(outcome: Outcome) -> tuple[Metric, ...]:
         floor += " The budget is below it and was not reached."
     found = [
         metric("thinkv_kv_bytes", outcome.stored, "bytes", "lower", f"{after} {_COUNTED}"),
-        metric("thinkv_kv_bytes_full", outcome.full, "bytes", "lower", f"{after} Nothing evicted."),
+        metric("thinkv_kv_bytes_full", outcome.full, "bytes", "lower", after, _SHAPES),
         metric("thinkv_kv_share", outcome.stored / outcome.full, "1", "lower", after),
         metric("thinkv_alive_tokens", outcome.alive, "tokens", None, "In each layer."),
-        metric("thinkv_floor_tokens", outcome.floor, "tokens", None, floor),
+        metric("thinkv_floor_tokens", outcome.floor, "tokens", None, floor, _LADDER),
     ]
     if outcome.bits is not None:
         found += [
@@ -112,7 +114,7 @@ def figure(outcome: Outcome, before: ModelSpec, after: ModelSpec) -> Figure:
     x = [tokens for tokens, _ in outcome.trajectory]
     series = [
         Series(
-            label="full cache",
+            label="full cache, by the spec",
             x=tuple(map(float, x)),
             y=tuple(before.kv_bytes(0, tokens) for tokens in x),
         ),
@@ -141,4 +143,6 @@ def figure(outcome: Outcome, before: ModelSpec, after: ModelSpec) -> Figure:
     )
 
 
+_SHAPES = "shapes and formats of the model before the transform"
+_LADDER = "the ladder of thinkv's rules"
 _COUNTED = "Codes, scales, tables, buffer and evicted slots included."
