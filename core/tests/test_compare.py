@@ -19,10 +19,10 @@ from toy_runs import go, pipeline
 from toy_runs import own_cache as own_cache  # a fixture
 
 import crosslayer as cl
-from crosslayer.compare_samples import paired_shares
 from crosslayer.comparison import Comparison, Entry
 from crosslayer.contracts.report import WrittenFile
 from crosslayer.errors import InputError
+from crosslayer.intervals import paired_shares
 from crosslayer.progress import PlainProgress
 
 

@@ -22,10 +22,10 @@ from crosslayer.errors import ComponentError, InputError  # noqa: E402
 from crosslayer.evaluators import (  # noqa: E402
     NextTokenAgreement,
     Perplexity,
-    mean_interval,
     nll_and_argmax,
 )
 from crosslayer.evaluators_params import AgreementParams, PerplexityParams  # noqa: E402
+from crosslayer.intervals import mean_interval  # noqa: E402
 from crosslayer.kinds import Instance, ModelArtifact, RunContext, Stack  # noqa: E402
 from crosslayer.models.live_params import LiveParams  # noqa: E402
 from crosslayer.models.random_model import random_model  # noqa: E402

@@ -18,9 +18,10 @@ from crosslayer.contracts.report import Report
 from crosslayer.contracts.serving import CallSeconds, Done, Pool, PoolMember, ServePlan
 from crosslayer.discovery import discover
 from crosslayer.errors import ComponentError, InputError
+from crosslayer.intervals import wilson
 from crosslayer.kinds import RunContext, Stack
 from crosslayer.policies import Single
-from crosslayer.policy_accuracy import PolicyAccuracy, wilson
+from crosslayer.policy_accuracy import PolicyAccuracy
 from crosslayer.progress import Progress
 from crosslayer.questions import MATCHES, read_questions
 from crosslayer.registry import Registry

@@ -17,14 +17,12 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from crosslayer.contracts.report import Metric
-from crosslayer.evaluators import CONFIDENCE, mean_interval
-from crosslayer.policy_accuracy import wilson
+from crosslayer.intervals import CONFIDENCE, mean_interval, paired_shares
 from crosslayer.results import Run
 
 Scale = Literal["difference", "log"]
@@ -190,29 +188,6 @@ def _of_signs(terms: Sequence[Term]) -> tuple[tuple[float, ...], tuple[float, ..
     plus, minus = sorted(terms, key=lambda term: -term.sign)
     assert plus.samples is not None and minus.samples is not None
     return plus.samples.values, minus.samples.values
-
-
-def paired_shares(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of mean(first) - mean(second), values 0 or 1 of the same questions: method
-    10 of R. G. Newcombe, doi:10.1002/(SICI)1097-0258(19981130)17:22<2635::AID-SIM954>3.0.CO;2-C.
-    """
-    pairs, n = Counter(zip(first, second, strict=True)), len(first)
-    both, one, other, none = (pairs[pair] for pair in ((1, 1), (1, 0), (0, 1), (0, 0)))
-    share, share2 = (both + one) / n, (both + other) / n
-    (low, high), (low2, high2) = wilson(both + one, n), wilson(both + other, n)
-    product = float(both * none - one * other)
-    if product > 0:  # the continuity correction
-        product = max(product - n / 2, 0.0)
-    margins = (both + one) * (other + none) * (both + other) * (one + none)
-    phi = product / math.sqrt(margins) if margins else 0.0
-
-    def reach(a: float, b: float) -> float:
-        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
-
-    between = share - share2
-    return between - reach(share - low, high2 - share2), between + reach(
-        high - share, share2 - low2
-    )
 
 
 def _unpaired(terms: Sequence[Term], scale: Scale) -> Interval | None:

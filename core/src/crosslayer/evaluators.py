@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from crosslayer.contracts.report import Cell, Column, Metric, Report, Table
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.evaluators_params import AgreementParams, PerplexityParams, _TextParams
+from crosslayer.intervals import CONFIDENCE, mean_interval
 from crosslayer.progress import Progress
 from crosslayer.texts import token_windows, windows_text
 
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
 
     from crosslayer.kinds import LiveModel, RunContext, Stack
 
-CONFIDENCE = 0.95
 # A report keeps its values a window up to so many, so that runs can be compared window by window.
 KEPT_WINDOWS = 4096
-# Quantiles of Student's t at 0.975 for 1 to 10 degrees of freedom (any table of the distribution).
-_T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
 def nll_and_argmax(
@@ -191,30 +189,6 @@ def _window_table(
             note="A window is named by a hash of its tokens. Runs are compared window by window.",
         ),
     )
-
-
-def mean_interval(
-    values: Sequence[float] | NDArray[Any],
-) -> tuple[float, tuple[float, float] | None]:
-    """Mean and its 95 % Student t interval; no interval from one value."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count < 2:
-        return mean, None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    half = _t_975(count - 1) * math.sqrt(variance / count)
-    return mean, (mean - half, mean + half)
-
-
-def _t_975(freedom: int) -> float:
-    """0.975 quantile of Student's t; past the table, Abramowitz & Stegun 26.7.5."""
-    if freedom <= len(_T_975):
-        return _T_975[freedom - 1]
-    z = 1.959963985
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + g1 / freedom + g2 / freedom**2 + g3 / freedom**3
 
 
 def _exponential(

@@ -23,6 +23,7 @@ from crosslayer.contracts.calls import LLMCall, Request
 from crosslayer.contracts.report import Cell, Column, Metric, Provenance, Report, Table
 from crosslayer.contracts.serving import Answer, Pool, PoolMember, ServedRequest
 from crosslayer.errors import InputError
+from crosslayer.intervals import CONFIDENCE, wilson
 from crosslayer.policy_loop import PolicyLoop, call_seed
 from crosslayer.questions import MATCHES, Question, read_questions
 from crosslayer.serve import OneCall
@@ -32,8 +33,6 @@ from crosslayer.written import write_csv, written
 if TYPE_CHECKING:
     from crosslayer.kinds import RunContext, ServingPolicy, Stack
 
-CONFIDENCE = 0.95
-Z = 1.959963985  # the normal distribution's 0.975 quantile
 COLUMNS = (
     Column(name="question"),
     Column(name="answer"),
@@ -203,18 +202,6 @@ def _live(stack: Stack) -> dict[str, TextBackend]:
         for instance in stack.instances
         if instance.model.live is not None
     }
-
-
-def wilson(right: int, of: int, z: float = Z) -> tuple[float, float]:
-    """The Wilson score interval of a share (E. B. Wilson, doi:10.1080/01621459.1927.10502953)."""
-    share, shrink = right / of, 1 + z * z / of
-    centre = (share + z * z / (2 * of)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
-    # At 0 and 1 the end is exact; rounding must not put it outside.
-    return (
-        0.0 if right == 0 else max(0.0, centre - half),
-        1.0 if right == of else min(1.0, centre + half),
-    )
 
 
 def _first_calls(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from cells import PYTHON, SELECTION, UNIFORM, WIKIPEDIA, Cell, Store
 
-from crosslayer.evaluators import mean_interval
+from crosslayer.intervals import mean_interval
 
 
 def tables(store: Store, wanted: Sequence[Cell]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from crosslayer.backends.protocol import Sampling
-from crosslayer.policy_accuracy import wilson
+from crosslayer.intervals import wilson
 from crosslayer.progress import PlainProgress
 from crosslayer.questions import Question
 from slm_mux.cli_records import method_rows, print_rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from crosslayer.evaluators import mean_interval
+from crosslayer.intervals import mean_interval
 
 
 class Results:
