@@ -93,7 +93,7 @@ def test_the_table_is_rewritten_from_the_catalogue(clone: Path) -> None:
     change(clone / "plugins.toml", "(FLOW)", "(FLOW, anew)")
     text = (clone / "README.md").read_text(encoding="utf-8")
     fresh = check_catalogue.with_table(text, read_catalogue(clone))
-    assert "(FLOW, anew) | model transform `flow`" in fresh
+    assert "Per-block N:M pruning (FLOW, anew) and its accelerator" in fresh
     assert fresh.replace(", anew", "") == text
 
 
