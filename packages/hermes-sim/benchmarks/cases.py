@@ -38,6 +38,7 @@ class Case:
     shown: Sequence[str]
     drawn: Sequence[tuple[str, str, float]]
     log_x: bool = False
+    log_y: bool = False
     seeded: bool = True
 
 
@@ -90,7 +91,7 @@ def cases() -> dict[str, Case]:
         for rate in (2.0, 6.0, 12.0)
     ]  # fmt: skip
     pool += [
-        ("weights streamed", rate, {"instance": mixed, "workload.rate_per_s": rate,
+        ("FlexCiM, streamed", rate, {"instance": mixed, "workload.rate_per_s": rate,
                                     "accelerator.1.weights": "streamed"})
         for rate in (2.0, 6.0, 12.0)
     ]  # fmt: skip
@@ -123,6 +124,7 @@ def cases() -> dict[str, Case]:
         "heterogeneous": Case(
             "Prefill on a GPU, decode on a GPU or in memory", "requests per second", pool,
             ("tpot_mean_s", "ttft_mean_s", "e2e_mean_s"), (("tpot_mean_s", "mean TPOT (ms)", 1e3),),
+            log_y=True,
         ),
     }  # fmt: skip
 
@@ -191,7 +193,8 @@ def show(name: str, case: Case, seeds: int) -> None:
             everything = [(x, y) for one in series for x, y in zip(one.x, one.y, strict=True)]
             series = [Series(label=label, x=tuple(str(x) for x, _ in everything),
                              y=tuple(y for _, y in everything))]  # fmt: skip
-        panels.append(Panel(series=tuple(series), y_label=label, kind=kind))
+        scale = "log" if case.log_y else "linear"
+        panels.append(Panel(series=tuple(series), y_label=label, kind=kind, y_scale=scale))
     figure = Figure(
         name=name.replace("-", "_"), title=case.title, x_label=case.x_label, panels=tuple(panels),
         x_scale="log" if case.log_x else "linear", provenance="modelled",
