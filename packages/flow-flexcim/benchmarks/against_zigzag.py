@@ -7,6 +7,7 @@ The layer is SmolLM2's q projection for 64 tokens. Both have an array of 128 inp
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
@@ -27,7 +28,8 @@ def main() -> None:
     """Run both and print a table."""
     logging.disable(logging.INFO)
     inputs = Path(zigzag.__file__).parent / "inputs"
-    with tempfile.TemporaryDirectory() as folder:
+    # zigzag writes what it found into the working directory
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         file = Path(folder, "gemm.onnx")
         onnx.save(_gemm(), file)
         energy, latency, clock, _, found = get_hardware_performance_zigzag_imc(
