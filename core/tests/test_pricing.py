@@ -340,7 +340,7 @@ def test_the_report_agrees_with_hand_arithmetic() -> None:
     assert values["decode_latency_per_token_s"] == pytest.approx(seconds / 3, rel=1e-12)
     assert values["request_latency_s"] == pytest.approx(prefill.seconds + seconds, rel=1e-12)
     # two requests of four tokens
-    assert values["output_tokens_per_s"] == pytest.approx(8 / (prefill.seconds + seconds))
+    assert values["batch_throughput"] == pytest.approx(8 / (prefill.seconds + seconds))
     assert values["prefill_energy_j"] == pytest.approx(prefill.bytes * 1e-12, rel=1e-12)
     assert values["decode_energy_per_token_j"] == pytest.approx(joules / 6, rel=1e-12)
     # embedding and head 512 x 128 each; a block: q and o 128 x 128, k and v 128 x 32, three of
@@ -363,7 +363,7 @@ def test_an_untouched_model_and_an_accelerator_without_energy_leave_their_metric
     values = _values(estimate_report(main, main.model, prompt_tokens=8, output_tokens=1))
     assert set(values) == {
         "prefill_latency_s", "decode_latency_per_token_s", "request_latency_s",
-        "output_tokens_per_s", "weight_bytes", "kv_bytes_per_sequence",
+        "batch_throughput", "weight_bytes", "kv_bytes_per_sequence",
     }  # fmt: skip
     assert values["request_latency_s"] == values["prefill_latency_s"]  # one token: no decode step
 

@@ -106,7 +106,7 @@ def _metrics(
     ]
     if latency > 0:
         made.append(
-            metric("output_tokens_per_s", batch * output / latency, "token/s", better="higher")
+            metric("batch_throughput", batch * output / latency, "token/s", better="higher")
         )
     if prefill.joules is not None and decode.joules is not None:
         made.append(metric("prefill_energy_j", prefill.joules, "J"))
