@@ -317,8 +317,7 @@ def start(
 import crosslayer.fetch as f
 from crosslayer.errors import CrosslayerError
 from crosslayer.progress import PlainProgress
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
+import sys
 asset = f.Asset(**{dataclasses.asdict(asset)!r})
 try:
     print("got", f.fetch("tiny", PlainProgress(sys.stdout), {{"tiny": asset}}), flush=True)
