@@ -21,6 +21,8 @@ def install(site: Path, *names: str, home: Path = PLUGINS) -> Path:
         project = tomllib.loads((home / name / "pyproject.toml").read_text("utf-8"))["project"]
         shutil.copytree(home / name / "src", site, dirs_exist_ok=True)
         requires = [f"Requires-Dist: {need}" for need in project["dependencies"]]
+        for extra, needs in project.get("optional-dependencies", {}).items():
+            requires += [f"Requires-Dist: {need}; extra == '{extra}'" for need in needs]
         points = project["entry-points"]["crosslayer"]
         write_dist_info(
             site,

@@ -193,7 +193,7 @@ def _check_core_version(point: metadata.EntryPoint) -> None:
     """Whether the distribution's own requirement admits this core; read before any import."""
     try:
         requires: Sequence[str] = point.dist.requires or ()  # type: ignore[union-attr]
-        ours = [line for line in requires if _requires_core(line)]
+        ours = [line for line in requires if _requires_core(line) and not _OF_EXTRA.search(line)]
         lines = [line for line in ours if not _plainly_admits(line, core_version())]
     except Exception as error:
         raise _Broken("version", f"its metadata cannot be read: {one_line(error)}") from error
@@ -212,6 +212,8 @@ def _check_core_version(point: metadata.EntryPoint) -> None:
             )
 
 
+# What holds for somebody who asks for an extra: "crosslayer[torch]>=0.1; extra == 'local'".
+_OF_EXTRA = re.compile(r""";\s*extra\s*==\s*("[^"]*"|'[^']*')\s*$""")
 # What nearly every plugin says: "crosslayer[torch]<0.2,>=0.1".
 _PLAIN = re.compile(r"\s*[\w.-]+\s*(?:\[[^\]]*\]\s*)?((?:(?:>=|<)\s*\d+(?:\.\d+)*\s*(?:,\s*|$))*)")
 
