@@ -110,22 +110,22 @@ SPECS = {
 }
 
 # Tolerances on a whole step's seconds. A roofline loses a little where a batch mixes sequences on
-# both sides of the ridge (largest of 1200 steps: 7.6 %, Mixtral's 64-wide toy); an array rounds
-# tiles up once a batch, not once a sequence (2.6 %).
+# both sides of the ridge (largest seen: 4.7 %, Mixtral's 64-wide toy); an array rounds tiles up
+# once a batch, not once a sequence (1.7 %).
 ACCELERATORS = {
-    "roofline": (Roofline(RooflineParams(preset="a100-80g", launch_overhead_s=0.0)), 0.08),
+    "roofline": (Roofline(RooflineParams(preset="a100-80g", launch_overhead_s=0.0)), 0.05),
     "array": (Array(16, 16), 0.03),
     "resident array": (Array(8, 8, resident=True), 0.03),
 }
 
 
 def random_step(rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """1 to 8 sequences: whole prompts, chunks of prompts, decodes, decodes of several tokens, some
-    long, some that feed nothing.
+    """1 to 8 sequences: whole prompts, chunks of prompts, decodes, decodes of several tokens; some
+    long. At times one that feeds nothing stands among them.
     """
     batch = []
     for _ in range(int(rng.integers(1, 9))):
-        kind = rng.integers(6)
+        kind = rng.integers(5)
         cached = int(rng.integers(1, 120 if rng.random() < 0.8 else 6000))
         if kind == 0:
             batch.append((int(rng.integers(1, 60)), 0, 0))
@@ -135,10 +135,12 @@ def random_step(rng: np.random.Generator) -> list[tuple[int, int, int]]:
             batch.append((1, cached, int(rng.integers(0, 200))))
         elif kind == 3:
             batch.append((int(rng.integers(1, 5)), cached, int(rng.integers(1, 200))))
-        elif kind == 4:
-            batch.append((0, cached, int(rng.integers(0, 2)) * 7))
         else:
             batch.append((int(rng.integers(1, 2000)), cached if rng.random() < 0.5 else 0, 0))
+    # Drawn from the batch itself: what feeds something is the same with it as without it.
+    fed = sum(new for new, _, _ in batch)
+    if fed % 3 == 0:
+        batch.insert(fed % (len(batch) + 1), (0, fed % 120 + 1, fed % 2 * 7))
     return batch
 
 
@@ -167,7 +169,6 @@ def mixed_steps(architecture: str) -> tuple[StepTable, list[tuple[ops.OpGraph, .
     """200 mixed steps in columns, and the oracle's ops of each; the accelerators share them."""
     spec, rng = SPECS[architecture](), np.random.default_rng(11)
     batches = [random_step(rng) for _ in range(200)]
-    batches = [batch for batch in batches if any(new for new, _, _ in batch)]
     shapes = [StepShape.from_sequences(spec, batch) for batch in batches]
     return StepTable.from_shapes(shapes), [lower_exact(spec, batch) for batch in batches]
 
