@@ -7,7 +7,6 @@ interrupted.
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import sys
@@ -104,13 +103,9 @@ def describe(
     as_json: Json = False,
 ) -> None:
     """Describe a component and each of its parameters."""
-    gc.disable()  # it imports and ends: there is no garbage to look for
-    try:
-        from crosslayer import cli_listing
+    from crosslayer import cli_listing
 
-        cli_listing.show_component(registry_of(ctx), name, as_json)
-    finally:
-        gc.enable()
+    cli_listing.show_component(registry_of(ctx), name, as_json)
 
 
 @app.command()

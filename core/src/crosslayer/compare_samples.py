@@ -4,9 +4,9 @@ from the runs' own intervals, else none.
 Paired: a metric is the mean of a value a sample (a window of text, a question), or exp of it. A
 difference, a log ratio or an interaction is a signed sum of such metrics; to first order (the delta
 method) it is the mean of one number a sample, whose Student t interval at 95 % is taken. For log
-ratios of perplexities, and differences of means, that is no linear approximation. A difference of
-two shares (right or wrong, question by question) has Newcombe's interval instead, which does not
-collapse where every question goes the same way; other sums of shares that do have none.
+ratios of perplexities, and differences of means, nothing is linearised. A difference of two shares
+(right or wrong, question by question) has Newcombe's interval instead, which does not collapse
+where every question goes the same way; other sums of shares that do so have none.
 
 Unpaired: the ends' distances from their values, added in quadrature, each on its side (G. Y. Zou
 and A. Donner, doi:10.1002/sim.3095). That takes the runs as independent.

@@ -83,8 +83,8 @@ class CpuCalibration(Value):
     call_s: overhead of the smallest product. elementwise: over elements, by kind of op.
     depthwise: 1-D convolutions, over multiplications. prefill_attention: over FLOPs;
     decode_attention: over bytes of K and V read, in fp32; scan_step: one token of a recurrence,
-    over state elements. disagreement: how far the median of the repeats
-    lies above the best one, in the median cell.
+    over state elements. disagreement: how far the median of the repeats lies above the best one, in
+    the median cell.
     """
 
     format: int = FORMAT

@@ -131,9 +131,8 @@ class Recorder:
     What the file holds already is answered from it, so an interrupted session goes on where it
     stopped and no call is paid for twice. The samples of a prompt are asked for one by one, and
     each is written when it is there, whatever becomes of the others. Lines are appended whole; the
-    recorders
-    of several models may share a file, two processes may not. A prompt without a seed at a
-    temperature above 0 is recorded like any other: asked again, it gets the recorded answer.
+    recorders of several models may share a file, two processes may not. A prompt without a seed at
+    a temperature above 0 is recorded like any other: asked again, it gets the recorded answer.
     Errors: InputError for a file that holds something else.
     """
 
