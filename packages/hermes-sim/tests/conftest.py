@@ -11,8 +11,11 @@ from hypothesis import settings
 from crosslayer.accelerators.params import RooflineParams
 from crosslayer.accelerators.roofline import Roofline
 from crosslayer.contracts.model import ModelSpec
-from crosslayer.contracts.requests import RequestTrace
+from crosslayer.contracts.requests import Prefixes, RequestTrace
 from crosslayer.kinds import Instance, ModelArtifact, RunContext, Stack
+from hermes_sim.build import build
+from hermes_sim.params import HermesParams
+from hermes_sim.simulator import Hermes
 from hermes_sim.step_models.protocol import Linear
 
 settings.register_profile("by-hand", deadline=None, max_examples=40)
@@ -51,6 +54,20 @@ def tiny_stack(*instances: Instance, config=TINY) -> Stack:
 def tiny_instance(name="tiny", config=TINY, preset="a100-80g", **fields) -> Instance:
     artifact = ModelArtifact(ModelSpec.from_hf_config(config))
     return Instance(name, artifact, Roofline(RooflineParams(preset=preset)), **fields)
+
+
+def outcome_of(stack, trace, **params):
+    hermes = Hermes(HermesParams.model_validate(params))
+    cluster, _, _ = build(stack, hermes.params, 0)
+    return hermes.run(stack, trace, cluster), cluster
+
+
+def prefix_trace(requests, chunks, gap_s=0.2):
+    keys = [list(range(chunks))] * requests
+    offsets = np.arange(requests + 1) * chunks
+    prefix = Prefixes(512, offsets, np.array(keys, dtype=np.uint64).ravel())
+    at = np.arange(requests) * gap_s
+    return trace_of(at, [512 * chunks] * requests, [2] * requests, prefix=prefix)
 
 
 @pytest.fixture

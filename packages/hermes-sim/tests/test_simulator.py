@@ -7,25 +7,25 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY, poisson_trace, tiny_instance, tiny_stack, trace_of
+from conftest import (
+    TINY,
+    outcome_of,
+    poisson_trace,
+    prefix_trace,
+    tiny_instance,
+    tiny_stack,
+    trace_of,
+)
 from pydantic import ValidationError
 
 from crosslayer.contracts.calls import LLMCall, Request, Stage, single
 from crosslayer.contracts.network import Link, Topology
-from crosslayer.contracts.requests import Prefixes, RequestTrace
+from crosslayer.contracts.requests import RequestTrace
 from crosslayer.errors import InputError
 from crosslayer.kinds import Stack
-from crosslayer.serve import OneCall, serve
-from crosslayer.traces.closed_loop import ClosedLoop
 from hermes_sim.build import build
 from hermes_sim.params import HermesParams
 from hermes_sim.simulator import Hermes
-
-
-def outcome_of(stack, trace, **params):
-    hermes = Hermes(HermesParams.model_validate(params))
-    cluster, _, _ = build(stack, hermes.params, 0)
-    return hermes.run(stack, trace, cluster), cluster
 
 
 def adds_up(outcome):
@@ -194,14 +194,6 @@ def test_a_majority_of_chains_ends_a_call_and_cancels_the_others():
     assert not any(client.running or client.waiting for client in cluster.clients)
 
 
-def prefix_trace(requests, chunks, gap_s=0.2):
-    keys = [list(range(chunks))] * requests
-    offsets = np.arange(requests + 1) * chunks
-    prefix = Prefixes(512, offsets, np.array(keys, dtype=np.uint64).ravel())
-    at = np.arange(requests) * gap_s
-    return trace_of(at, [512 * chunks] * requests, [2] * requests, prefix=prefix)
-
-
 def test_a_tier_serves_what_the_clients_own_cache_lost():
     tier = {"name": "host", "gigabytes": 10.0, "bytes_per_s": 1e9}
     stack = tiny_stack(tiny_instance("a", kv_blocks=200))
@@ -245,57 +237,6 @@ def test_the_warm_up_counts_in_no_latency(context):
     assert report.metric("ttft_mean_s").samples == kept < 60
 
 
-def test_the_service_runs_calls_as_the_simulator_does():
-    trace = poisson_trace(30, 300)
-    outcome, _ = outcome_of(tiny_stack(), trace)
-    service = Hermes().service(tiny_stack())
-    served = serve(trace, OneCall(), Hermes()._pool(tiny_stack(), service.cluster), service)
-    assert [one.finished_ns for one in served] == outcome.last_ns.tolist()
-
-
-def test_a_cancelled_call_is_never_reported_and_frees_its_blocks():
-    service = Hermes().service(tiny_stack())
-    for i in range(6):
-        call = LLMCall(id=str(i), model="tiny", prompt_tokens=100, output_tokens=50)
-        service.submit(call, 0)
-    service.advance(300_000)
-    assert service.cancel("0") and service.cancel("5") and not service.cancel("0")
-    seen = []
-    while True:
-        now, over = service.advance(10**12)
-        if not over:
-            break
-        assert all(one.finished_ns == now for one in over)
-        seen += [one.call_id for one in over]
-    assert sorted(seen) == ["1", "2", "3", "4"]
-    (client,) = service.cluster.clients
-    assert client.blocks.free == client.blocks.total and not client.running
-
-
-def test_users_who_wait_are_served_in_a_closed_loop(context):
-    users = ClosedLoop(2, *(np.full(10, n) for n in (10_000_000, 50, 5)))
-    report = Hermes().simulate_closed(tiny_stack(), users, context)
-    assert report.metric("ttft_mean_s").samples == 10
-
-
-def test_a_policy_chooses_among_models(context):
-    from dataclasses import replace
-
-    class ToTheSecond:
-        def plan(self, request, pool):
-            from crosslayer.contracts.serving import ServePlan
-
-            return ServePlan(calls=(request.call.to(pool.names[1]),))
-
-        decide = OneCall.decide
-
-    stack = tiny_stack(tiny_instance("a"), tiny_instance("b", config=TINY | {"hidden_size": 128}))
-    stack = replace(stack, policy=ToTheSecond())
-    report = Hermes().simulate(stack, poisson_trace(10, 100), context)
-    busy = {row[0]: row[1] for row in report.table("clients").rows}
-    assert busy["a"] == 0 < busy["b"]
-
-
 def test_what_cannot_work_is_refused_in_one_sentence(context):
     trace = trace_of([0.0], [10], [-1])
     with pytest.raises(InputError, match="no output_tokens"):
@@ -333,3 +274,17 @@ def test_the_prefix_aware_router_finds_the_client_that_has_the_prompt():
     outcome, cluster = outcome_of(stack, prefix_trace(6, 2), router="prefix_aware")
     assert len(set(cluster.ledger.columns()["client"].tolist())) == 1
     assert (outcome.cached_tokens[1:] > 900).all()
+
+
+@pytest.mark.parametrize(("at_once", "left"), [(256, 20), (1, 0)])
+def test_a_majority_counts_what_the_cancelled_chain_has_made(at_once, left):
+    stack = tiny_stack(tiny_instance("a"), tiny_instance("b"))
+    outcome, cluster = outcome_of(
+        stack, trace_of([0.0], [64], [20]), reasoning_paths=3, reasoning_end="majority",
+        router="round_robin", max_calls=at_once,
+    )  # fmt: skip
+    # The third chain is a step's equal of the first on their client, or it waits for that.
+    columns = cluster.ledger.columns()
+    assert columns["output_tokens"][columns["status"] == 2].tolist() == [left]
+    assert outcome.made_tokens[0] == 40 + left and outcome.output_tokens[0] == 20
+    assert outcome.calls[0] == 3

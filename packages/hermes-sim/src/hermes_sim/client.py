@@ -109,13 +109,23 @@ class Client(Admission):
         """Outstanding "requests", "tokens" (queued ones and those in the cache), or "kv" blocks."""
         if what == "requests":
             return len(self.waiting) + len(self.running)
-        done = 0
-        if self._until is not None:
-            done = int(np.searchsorted(self._until[: self._steps], now_ns, side="right"))
+        done = self._done(now_ns)
         if what == "kv":
             return self.blocks.total - self.blocks.free + self.decodes.growth(done)
         partial = 0 if self.partial is None else self.partial.prompt + self.partial.generated
         return self.queued_tokens + self.decodes.context + done * self.decodes.n + partial
+
+    def made(self, call: Call, now_ns: int) -> int:
+        """Output tokens of an open call of this client by now."""
+        if call.state != "decoding":
+            return call.generated
+        return self.decodes.made(call, self._done(now_ns))
+
+    def _done(self, now_ns: int) -> int:
+        """Iterations of the run on its way that are over."""
+        if self._until is None:
+            return 0
+        return int(np.searchsorted(self._until[: self._steps], now_ns, side="right"))
 
     # Iterations
 
@@ -181,13 +191,13 @@ class Client(Admission):
             return
         prefills, steps, decodes = self._prefills, self._steps, self.decodes
         self._record(now, prefills, steps)
+        self._until = self._prefills = None  # what is told of an end may ask for the load
         if self._decoding:
             if steps > 1:
                 self.blocks.take(decodes.growth(steps))
             decodes.advance(steps)
             while (call := decodes.ended()) is not None:
                 self._last_token(call, now)
-        self._until = self._prefills = None
         for call, new in prefills or ():
             self._computed(call, new, now)
         if self._gone:

@@ -73,8 +73,15 @@ class Cluster:
         else:
             self.tiers.fetch(call, client, now)
 
+    def made(self, call: Call, now: int) -> int:
+        """Output tokens of an open call by now."""
+        if call.decode_client < 0:  # it has not arrived
+            return 0
+        return self.clients[call.decode_client].made(call, now)
+
     def cancel(self, call: Call, now: int) -> None:
-        """End a call that is on its way; nobody is told."""
+        """End a call that is on its way; it has the tokens that it has made by now."""
+        call.generated = self.made(call, now)
         if call.state == "fetching":
             self.tiers.cancel(call, now)
         elif call.state == "handing":

@@ -47,6 +47,10 @@ class Decodes:
         if self.paged:
             self.phases[-call.base % self.block_tokens] -= 1
 
+    def made(self, call: Call, steps: int) -> int:
+        """Output tokens of a call that decodes, so many iterations from here."""
+        return call.output - (call.ends_at - self.counter) + steps
+
     def clear(self) -> None:
         """Nobody decodes."""
         self.n = self.context = 0

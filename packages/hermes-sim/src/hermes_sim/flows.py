@@ -13,7 +13,7 @@ import numpy as np
 
 from crosslayer.contracts.calls import LLMCall, Request, Stage, nanoseconds
 from crosslayer.errors import InputError, nearest
-from hermes_sim.calls import FAILED, FINISHED, PHASES, Call
+from hermes_sim.calls import CANCELLED, FAILED, FINISHED, PHASES, Call
 from hermes_sim.cluster import Cluster
 from hermes_sim.events import ARRIVE, END
 from hermes_sim.outcome import LABELS, Outcome
@@ -51,6 +51,7 @@ class _Job:
     open: int
     adds_tokens: int = 0
     calls: list[Call] = field(default_factory=list)
+    made_tokens: int = 0
     failed: str = ""
     over: bool = False
 
@@ -194,9 +195,11 @@ class Flows:
         return call
 
     def _call_over(self, call: Call, now: int, status: int, reason: str) -> None:
-        if status not in (FINISHED, FAILED):
-            return
         job, node = call.tag
+        if isinstance(node.what, LLMCall):
+            job.made_tokens += call.generated
+        if status == CANCELLED:
+            return
         node.ended += 1
         if status == FAILED:
             job.failed = reason
@@ -212,10 +215,10 @@ class Flows:
         node.shares = [
             (kind + LABELS[phase], spent) for phase, spent in zip(PHASES, call.spent, strict=True)
         ]
-        self._over(job, node, now)
         for other in node.chains:
             if other.last_ns < 0 and not other.cancelled:
                 self.cluster.cancel(other, now)
+        self._over(job, node, now)
 
     def _over(self, job: _Job, node: _Node, now: int) -> None:
         node.over_ns = now
@@ -261,19 +264,21 @@ class Flows:
                 job.row, job.request.arrival_ns, first, now, sum(c.prompt for c in chains),
                 answer.generated if answer else 0, FAILED if job.failed else FINISHED,
                 sum(c.preemptions for c in chains), sum(c.cached_tokens for c in chains), after,
+                len(chains), job.made_tokens,
             )
         )  # fmt: skip
 
     def outcome(self) -> Outcome:
         """The requests that have ended, in order of arrival."""
         order = sorted(range(len(self._rows)), key=lambda i: self._rows[i][0])
-        table = np.array([self._rows[i] for i in order], dtype=np.int64).reshape(-1, 10)
+        table = np.array([self._rows[i] for i in order], dtype=np.int64).reshape(-1, 12)
         names = sorted({name for shares in self._shares for name in shares})
         breakdown = {
             name: np.array([self._shares[i][name] for i in order], dtype=np.int64) for name in names
         }
         label = self.trace.slo_class
-        rows, arrival, first, last, prompt, output, status, preemptions, cached, after = table.T
+        rows, arrival, first, last, prompt, output, status, preemptions, cached, *more = table.T
+        after, calls, made = more
         return Outcome(
             rows,
             arrival,
@@ -288,6 +293,8 @@ class Flows:
             classes=None if label is None else [label.at(int(row)) for row in rows],
             censored=len(self.trace) - len(order),
             after_ns=after,
+            calls=calls,
+            made_tokens=made,
             reasons=self._reasons,
             ids=[self.trace.id(int(row)) for row in rows],
         )

@@ -28,6 +28,9 @@ class Outcome:
     what they went to; they add up to last_ns - arrival_ns. classes: SLO class of each, None for
     none. censored: requests that had not ended at the end of the simulation. reasons: why requests
     failed, how often. after_ns: what came after the last token of the last call; None: nothing.
+    output_tokens: of the last call; prompt_tokens, cached_tokens, preemptions: of all calls, like
+    calls, how many, and made_tokens, what they made (None: one, and its output_tokens), of which
+    those that were cancelled count with what they had made by then.
     """
 
     rows: Ints
@@ -45,6 +48,8 @@ class Outcome:
     reasons: Mapping[str, int] = field(default_factory=Counter)
     ids: Sequence[str] | None = None
     after_ns: Ints | None = None
+    calls: Ints | None = None
+    made_tokens: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,6 +76,16 @@ class Outcome:
         decoded = self.decoded_ns - self.first_ns
         tpot[many] = decoded[many] / 1e9 / gaps[many]
         return {"ttft": ttft, "tpot": tpot, "e2e": (self.last_ns - self.arrival_ns) / 1e9}
+
+    @property
+    def all_calls(self) -> Ints:
+        """Calls of each request."""
+        return np.ones(len(self), dtype=np.int64) if self.calls is None else self.calls
+
+    @property
+    def all_tokens(self) -> Ints:
+        """Output tokens of all calls of each request."""
+        return self.output_tokens if self.made_tokens is None else self.made_tokens
 
     @property
     def decoded_ns(self) -> Ints:

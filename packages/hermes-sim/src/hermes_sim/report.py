@@ -60,7 +60,7 @@ def metrics(shown: Shown) -> list[Metric]:
             add(f"{name}_p{rank}_s", percentile(values, rank), unit, "lower", samples=len(values))
     span = outcome.span_s
     finished = outcome.finished
-    tokens = int(outcome.output_tokens[finished].sum())
+    tokens = int(outcome.all_tokens[finished].sum())
     if span:
         add("request_throughput", finished.sum() / span, "request/s", "higher")
         add("output_token_throughput", tokens / span, "token/s", "higher")
@@ -70,6 +70,14 @@ def metrics(shown: Shown) -> list[Metric]:
             add("slo_attainment", good.mean(), "fraction", "higher", samples=len(good))
         if span:
             add("goodput", good.sum() / span, "request/s", "higher")
+    for name, spent in (
+        ("calls", outcome.all_calls),
+        ("prompt_tokens", outcome.prompt_tokens),
+        ("output_tokens", outcome.all_tokens),
+    ):
+        if len(outcome):
+            unit = f"{name.removesuffix('s').rpartition('_')[2]}/request"
+            add(f"{name}_per_request", spent.mean(), unit, "lower", samples=len(outcome))
     devices = sum(client.site.devices for client in shown.clients)
     joules = energy(shown)
     if joules is not None and tokens:
@@ -192,6 +200,8 @@ REQUEST_COLUMNS = (
     Column(name="e2e", unit="s", provenance="modelled"),
     Column(name="prompt tokens", unit="token"),
     Column(name="output tokens", unit="token"),
+    Column(name="calls"),
+    Column(name="tokens of all calls", unit="token"),
     Column(name="cached tokens", unit="token"),
     Column(name="preemptions"),
     Column(name="status"),
@@ -200,7 +210,7 @@ REQUEST_COLUMNS = (
 
 def request_rows(outcome: Outcome, count: int | None = None) -> list[tuple[Cell, ...]]:
     """Rows of `REQUEST_COLUMNS`."""
-    found = outcome.latencies()
+    found, calls, made = outcome.latencies(), outcome.all_calls, outcome.all_tokens
     rows: list[tuple[Cell, ...]] = []
     for i in range(len(outcome) if count is None else min(count, len(outcome))):
         ttft, tpot = float(found["ttft"][i]), float(found["tpot"][i])
@@ -214,6 +224,8 @@ def request_rows(outcome: Outcome, count: int | None = None) -> list[tuple[Cell,
                 float(found["e2e"][i]) if ok else None,
                 int(outcome.prompt_tokens[i]),
                 int(outcome.output_tokens[i]),
+                int(calls[i]),
+                int(made[i]),
                 int(outcome.cached_tokens[i]),
                 int(outcome.preemptions[i]),
                 "finished" if ok else "failed",

@@ -11,10 +11,13 @@ from hermes_sim.events import ARRIVE
 
 
 class HermesService:
-    """A `CallService`. `call.model` names a group of the cluster; None: the only one."""
+    """A `CallService`. `call.model` names a group of the cluster; None: the only one.
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    books: gets (cached prompt tokens, preemptions) of every call that has ended, by its id.
+    """
+
+    def __init__(self, cluster: Cluster, books: dict[str, tuple[int, int]] | None = None) -> None:
+        self.cluster, self.books = cluster, books
         self.now_ns = 0
         self._events = cluster.events
         self._events.stepwise = True
@@ -60,6 +63,11 @@ class HermesService:
             self.cluster.cancel(call, self.now_ns)
         return True
 
+    def made_tokens(self, call_id: str) -> int:
+        """Output tokens of an open call by now; 0 of any other."""
+        call, _ = self._open.get(call_id, (None, 0))
+        return 0 if call is None else self.cluster.made(call, self.now_ns)
+
     def advance(self, until_ns: int) -> tuple[int, tuple[FinishedCall, ...]]:
         """(now, what finished at now): the first instant with a finish, else `until_ns`."""
         events = self._events
@@ -80,6 +88,8 @@ class HermesService:
             self.cluster.submit(call, now, group)
 
     def _ended(self, call: Call, now: int, status: int, reason: str) -> None:
+        if self.books is not None:
+            self.books[call.id] = (call.cached_tokens, call.preemptions)
         entry = self._open.pop(call.id, None)
         if entry is None:
             return  # cancelled

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +10,15 @@ import numpy as np
 
 from crosslayer.backends.members import MemberBackend
 from crosslayer.call_service import stack_pool
-from crosslayer.contracts.calls import Stage
+from crosslayer.contracts.calls import Request, Stage
 from crosslayer.contracts.report import Report, WrittenFile
-from crosslayer.contracts.serving import Pool, PoolMember, ServedRequest
+from crosslayer.contracts.serving import Pool, PoolMember
 from crosslayer.errors import InputError
 from crosslayer.policy_loop import PolicyLoop
-from crosslayer.serve import LengthsOnly, OneCall, serve
+from crosslayer.serve import LengthsOnly, OneCall, serve_each
 from crosslayer.traces.closed_loop import ClosedLoop, serve_closed
 from crosslayer.written import write_csv, written
 from hermes_sim.build import build, default_group, service_groups
-from hermes_sim.calls import FAILED, FINISHED
 from hermes_sim.chrome_trace import write_chrome_trace
 from hermes_sim.cluster import Cluster, TraceFeed
 from hermes_sim.flows import Flows, known_groups, needs_flows
@@ -28,6 +26,7 @@ from hermes_sim.metrics import Calls
 from hermes_sim.outcome import Outcome, of_calls
 from hermes_sim.params import HermesParams
 from hermes_sim.report import REQUEST_COLUMNS, Shown, figures, metrics, request_rows, tables
+from hermes_sim.served import ServedRows
 from hermes_sim.service import HermesService
 from hermes_sim.stages import stage_seconds
 from hermes_sim.tape import Tape
@@ -68,13 +67,15 @@ class Hermes:
     def simulate_closed(self, stack: Stack, users: ClosedLoop, context: RunContext) -> Report:
         """The same for users who wait for an answer before they ask again."""
         cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
-        pool = self._pool(stack, cluster)
+        pool, books = self._pool(stack, cluster), dict[str, tuple[int, int]]()
         loop = PolicyLoop(
-            stack.policy or OneCall(), pool, HermesService(cluster), LengthsOnly(),
+            stack.policy or OneCall(), pool, HermesService(cluster, books), LengthsOnly(),
             seed=context.seed, stage_seconds=self._stage_seconds,
         )  # fmt: skip
-        outcome = _of_served(list(serve_closed(users, loop)))
-        return self._report(stack, outcome, cluster, tape, notes, context)
+        rows = ServedRows(books)
+        for one in serve_closed(users, loop):
+            rows.add(one)
+        return self._report(stack, rows.outcome({}), cluster, tape, notes, context)
 
     def run(self, stack: Stack, trace: RequestTrace, cluster: Cluster) -> Outcome:
         """Run a trace on a cluster that was built for the stack, without a policy."""
@@ -107,17 +108,23 @@ class Hermes:
         asks = bool(stack.backends) and all(
             call.messages for request in trace for call in request.calls
         )
-        served = serve(
-            context.progress.track(trace, "serving", total=len(trace)),
-            stack.policy or OneCall(),
-            self._pool(stack, cluster),
-            HermesService(cluster),
-            MemberBackend(stack.backends) if asks else None,
-            seed=context.seed,
-            stage_seconds=self._stage_seconds,
-        )
+        books: dict[str, tuple[int, int]] = {}
+        loop = PolicyLoop(
+            stack.policy or OneCall(), self._pool(stack, cluster), HermesService(cluster, books),
+            MemberBackend(stack.backends) if asks else LengthsOnly(),
+            seed=context.seed, stage_seconds=self._stage_seconds,
+        )  # fmt: skip
+        rows, position = ServedRows(books), dict[str, int]()
+
+        def arriving() -> Iterator[Request]:
+            for request in context.progress.track(trace, "serving", total=len(trace)):
+                position[request.id] = len(position)
+                yield request
+
+        for one in serve_each(arriving(), loop):
+            rows.add(one)
         notes.append("Calls are planned by the policy; stages between them have servers enough.")
-        return _of_served(served)
+        return rows.outcome(position)
 
     def _pool(self, stack: Stack, cluster: Cluster) -> Pool:
         """The stack's pool; else a member an instance, or one a model where roles are split."""
@@ -183,48 +190,3 @@ def _write_parquet(path: Path, rows: Sequence[Sequence[object]]) -> WrittenFile:
     ]
     data_frame(names, rows).to_parquet(path, index=False)
     return written(path, "requests", "application/vnd.apache.parquet")
-
-
-def _of_served(served: Sequence[ServedRequest]) -> Outcome:
-    """Columns of what a policy loop served, in order of arrival."""
-    order = sorted(served, key=lambda one: one.request.arrival_ns)
-    table = []
-    reasons: Counter[str] = Counter()
-    parts: list[dict[str, int]] = []
-    for row, one in enumerate(order):
-        last = max(one.results, key=lambda result: result.finished.finished_ns, default=None)
-        firsts = [
-            result.finished.first_token_ns
-            for result in one.results
-            if result.finished.first_token_ns is not None
-        ]
-        failed = [result for result in one.results if result.finish_reason == "failed"]
-        bad = bool(failed) and len(failed) == len(one.results)
-        if bad:
-            reasons[failed[0].finished.reason] += 1
-        first = last.finished.first_token_ns if last is not None else None
-        first = first if first is not None else min(firsts, default=-1)
-        table.append(
-            (
-                row, one.request.arrival_ns, first, one.finished_ns,
-                sum(result.prompt_tokens for result in one.results),
-                last.output_tokens if last is not None else 0, FAILED if bad else FINISHED, 0, 0,
-                one.finished_ns - last.finished.finished_ns if last is not None else 0,
-            )
-        )  # fmt: skip
-        start = min(firsts) if firsts else one.finished_ns
-        parts.append(
-            {
-                "to the first token of any call": start - one.request.arrival_ns,
-                "from there": one.finished_ns - start,
-            }
-        )
-    columns = np.array(table, dtype=np.int64).reshape(-1, 10).T
-    names = ("to the first token of any call", "from there")
-    breakdown = {name: np.array([part[name] for part in parts], dtype=np.int64) for name in names}
-    rows, arrival, first_, ends, prompt, output, status, preemptions, cached, after = columns
-    return Outcome(
-        rows, arrival, first_, ends, prompt, output, status, preemptions, cached, breakdown,
-        classes=[one.request.slo_class for one in order], reasons=reasons,
-        ids=[one.request.id for one in order], after_ns=np.maximum(after, 0),
-    )  # fmt: skip

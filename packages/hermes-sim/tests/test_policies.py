@@ -1,0 +1,144 @@
+"""Policies, closed loops and others' calls inside the simulation."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import (
+    TINY,
+    outcome_of,
+    poisson_trace,
+    prefix_trace,
+    tiny_instance,
+    tiny_stack,
+    trace_of,
+)
+
+from crosslayer.contracts.calls import LLMCall
+from crosslayer.contracts.serving import Done, ServePlan
+from crosslayer.serve import OneCall, serve
+from crosslayer.traces.closed_loop import ClosedLoop
+from hermes_sim.params import HermesParams
+from hermes_sim.simulator import Hermes
+
+
+def test_the_service_runs_calls_as_the_simulator_does():
+    trace = poisson_trace(30, 300)
+    outcome, _ = outcome_of(tiny_stack(), trace)
+    service = Hermes().service(tiny_stack())
+    served = serve(trace, OneCall(), Hermes()._pool(tiny_stack(), service.cluster), service)
+    assert [one.finished_ns for one in served] == outcome.last_ns.tolist()
+
+
+def test_a_cancelled_call_is_never_reported_and_frees_its_blocks():
+    service = Hermes().service(tiny_stack())
+    for i in range(6):
+        call = LLMCall(id=str(i), model="tiny", prompt_tokens=100, output_tokens=50)
+        service.submit(call, 0)
+    service.advance(300_000)
+    assert service.cancel("0") and service.cancel("5") and not service.cancel("0")
+    seen = []
+    while True:
+        now, over = service.advance(10**12)
+        if not over:
+            break
+        assert all(one.finished_ns == now for one in over)
+        seen += [one.call_id for one in over]
+    assert sorted(seen) == ["1", "2", "3", "4"]
+    (client,) = service.cluster.clients
+    assert client.blocks.free == client.blocks.total and not client.running
+
+
+def test_users_who_wait_are_served_in_a_closed_loop(context):
+    users = ClosedLoop(2, *(np.full(10, n) for n in (10_000_000, 50, 5)))
+    report = Hermes().simulate_closed(tiny_stack(), users, context)
+    assert report.metric("ttft_mean_s").samples == 10
+
+
+def test_a_policy_chooses_among_models(context):
+    class ToTheSecond:
+        def plan(self, request, pool):
+            return ServePlan(calls=(request.call.to(pool.names[1]),))
+
+        decide = OneCall.decide
+
+    stack = tiny_stack(tiny_instance("a"), tiny_instance("b", config=TINY | {"hidden_size": 128}))
+    stack = replace(stack, policy=ToTheSecond())
+    report = Hermes().simulate(stack, poisson_trace(10, 100), context)
+    busy = {row[0]: row[1] for row in report.table("clients").rows}
+    assert busy["a"] == 0 < busy["b"]
+
+
+class AskTwice:
+    """Two calls of each request, the first answer ends both or leaves the other running."""
+
+    def __init__(self, cancel):
+        self.cancel = cancel
+
+    def plan(self, request, pool):
+        short = request.call.to(pool.names[0], 0)
+        long = request.call.to(pool.names[-1], 1).model_copy(update={"output_tokens": 400})
+        return ServePlan(calls=(short, long))
+
+    def decide(self, request, results):
+        return Done(cancel=self.cancel)
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_calls_that_a_policy_ends_or_leaves_cost_what_they_made(context, cancel):
+    stack = replace(tiny_stack(), policy=AskTwice(cancel))
+    trace = trace_of(np.arange(5) * 1e-5, [100] * 5, [10] * 5)
+    report = Hermes().simulate(stack, trace, context)
+    assert report.metric("calls_per_request").value == 2
+    assert report.metric("prompt_tokens_per_request").value == 200
+    made = report.metric("output_tokens_per_request").value
+    with (context.output / "requests.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["output_tokens"]) for row in rows] == [10] * 5
+    if not cancel:
+        assert made == 410
+        return
+    # Both were admitted in one step, so the other one has made as many when the first ends.
+    assert [int(row["tokens_of_all_calls"]) for row in rows] == [20] * 5
+    span = report.metric("request_throughput").value
+    throughput = report.metric("output_token_throughput").value
+    assert throughput == pytest.approx(20 * span, rel=1e-9)
+
+
+def test_a_call_has_made_so_many_tokens_at_every_instant():
+    trace = trace_of([0.0, 0.0001, 0.0002], [300, 20, 90], [60, 80, 30])
+    for run_ahead in (True, False):
+        service = Hermes(HermesParams(run_ahead=run_ahead, max_calls=2)).service(tiny_stack())
+        for request in trace:
+            call = request.call.model_copy(update={"id": request.id, "model": "tiny"})
+            service.submit(call, request.arrival_ns)
+        seen = []
+        for now in range(0, 12_000_000, 37_000):
+            while service.advance(now)[1]:
+                pass
+            seen.append([service.made_tokens(request.id) for request in trace])
+        if run_ahead:
+            ahead = seen
+    assert seen == ahead
+    for column in zip(*ahead, strict=True):
+        until = column[: max(i for i, made in enumerate(column) if made) + 1]
+        assert list(until) == sorted(until) and len(set(until)) > 10
+    assert service.made_tokens("nobody") == 0
+
+
+def test_one_call_through_a_policy_is_booked_as_without_one(context):
+    trace = poisson_trace(40, 5000, prompt=200, output=60)
+    prefix = prefix_trace(12, 2, gap_s=1e-4)
+    for requests, blocks in ((trace, 60), (prefix, 200)):
+        stack = tiny_stack(tiny_instance("tiny", kv_blocks=blocks))
+        outcome, _ = outcome_of(stack, requests)
+        assert outcome.preemptions.sum() > 0 or outcome.cached_tokens.sum() > 0
+        report = Hermes().simulate(replace(stack, policy=OneCall()), requests, context)
+        with (context.output / "requests.csv").open() as stream:
+            rows = list(csv.DictReader(stream))
+        for name in ("cached_tokens", "preemptions", "output_tokens", "prompt_tokens"):
+            assert [int(row[name]) for row in rows] == getattr(outcome, name).tolist()
+        assert report.metric("calls_per_request").value == 1
