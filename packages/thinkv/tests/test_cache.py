@@ -191,6 +191,39 @@ def test_beams_crops_and_other_batches_are_refused_with_the_way_out(module: Any)
             module(input_ids=IDS[:1, :8], past_key_values=cache)
 
 
+def test_a_cache_that_the_models_attention_does_not_read_is_refused(module: Any) -> None:
+    """Any other attention sees the new tokens alone: the answer would be wrong, without a sign."""
+    with attached(module):
+        cache = cache_for(module)
+        module(input_ids=IDS[:, :20], past_key_values=cache)
+    with pytest.raises(InputError, match=r"layer 0 .* inside `with attach"):
+        module(input_ids=IDS[:, 20:21], past_key_values=cache)
+    with attached(module), pytest.raises(InputError, match="broke off"):
+        module(input_ids=IDS[:, 20:21], past_key_values=cache)
+
+
+def test_a_batch_that_is_refused_leaves_the_cache_as_it_was(module: Any) -> None:
+    with attached(module):
+        cache, other = cache_for(module), cache_for(module)
+        for one in (cache, other):
+            module(input_ids=IDS[:, :20], past_key_values=one)
+        with pytest.raises(InputError, match="batch of 1"):
+            module(input_ids=IDS[:1, 20:30], past_key_values=cache)
+        one, two = (module(input_ids=IDS[:, 20:30], past_key_values=x) for x in (cache, other))
+    assert torch.equal(one.logits, two.logits)
+
+
+def test_a_model_that_attends_by_itself_is_refused() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("gptj", n_embd=64, n_layer=2, n_head=4, rotary_dim=8)
+    module = AutoModelForCausalLM.from_config(config)
+    before = module.config._attn_implementation
+    with pytest.raises(InputError, match="gptj does not attend through"), attached(module):
+        pass
+    assert module.config._attn_implementation == before
+
+
 def test_models_without_full_attention_are_refused() -> None:
     from transformers import AutoConfig
 

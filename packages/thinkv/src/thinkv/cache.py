@@ -4,7 +4,7 @@
 made by `new_cache` then holds the keys and values. The mask that transformers builds covers the new
 tokens alone, because the cache tells it that the keys begin at the first new token: what is stored
 is visible to every query, and padding is never stored. With any other cache, or none, the model
-computes what it computed before, bit for bit.
+computes what it computes with SDPA, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from crosslayer.errors import ComponentError, InputError
+from crosslayer.errors import InputError
 
 NAME = "thinkv"
 
@@ -51,6 +51,32 @@ class MethodCache(Cache):
         self.rows: list[Row] = []
         self.logical = 0
         self.pending = 0  # tokens of the pass that runs
+        self.due = 0  # the layer that attends next
+
+    def expect(self, layer: int, batch: int, tokens: int) -> None:
+        """A layer has new keys and is about to attend; layer 0 begins a pass.
+
+        InputError where another attention than thinkv's saw the last ones: it looks at new tokens
+        alone, and what the model says would be wrong without a sign of it.
+        """
+        if layer and self.due != layer:
+            raise InputError(
+                f"layer {self.due} of the model did not attend through thinkv; use this cache "
+                "inside `with attach(model)`"
+            )
+        if layer:
+            return
+        if self.pending:
+            raise InputError(
+                "the last pass over this thinkv cache broke off, or did not attend through thinkv; "
+                "make a new cache and use it inside `with attach(model)`"
+            )
+        if self.rows and len(self.rows) != batch:
+            raise InputError(
+                f"this cache holds {len(self.rows)} sequences and got a batch of {batch}; make a "
+                "new cache for another batch"
+            )
+        self.pending = tokens
 
     def attend(self, layer: int, q: Any, k: Any, v: Any, mask: Any, scaling: float) -> Any:
         """One layer's attention of new tokens: q [batch, heads, t, dim] -> [batch, t, heads, dim].
@@ -59,13 +85,6 @@ class MethodCache(Cache):
         """
         if not self.rows:
             self.rows = [self.make_row(len(self.layers)) for _ in range(q.shape[0])]
-        if len(self.rows) != q.shape[0]:
-            raise InputError(
-                f"this cache holds {len(self.rows)} sequences and got a batch of {q.shape[0]}; "
-                "make a new cache for another batch"
-            )
-        if layer == 0 and not self.pending:
-            raise ComponentError("thinkv: attention was asked for before the cache was updated")
         out = torch.zeros_like(q)
         for i, row in enumerate(self.rows):
             valid = _valid(mask, i, q.shape[2])
@@ -80,7 +99,8 @@ class MethodCache(Cache):
                 out[i] = found
             else:
                 out[i][:, valid] = found
-        if layer == len(self.layers) - 1:
+        self.due = (layer + 1) % len(self.layers)
+        if self.due == 0:
             self.logical += self.pending
             self.pending = 0
         return out.transpose(1, 2).contiguous()
@@ -122,7 +142,7 @@ class MethodCache(Cache):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.rows, self.logical, self.pending = [], 0, 0
+        self.rows, self.logical, self.pending, self.due = [], 0, 0, 0
 
 
 class _LayerView(CacheLayerMixin):
@@ -143,8 +163,7 @@ class _LayerView(CacheLayerMixin):
 
     def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Hands the new keys on to the attention function, which stores them."""
-        if self.index == 0:
-            self.cache.pending = key_states.shape[2]
+        self.cache.expect(self.index, key_states.shape[0], key_states.shape[2])
         key_states.thinkv = (self.cache, self.index)
         return key_states, value_states
 
@@ -197,7 +216,14 @@ def switch(module: Any) -> None:
     """Let a model attend through NAME for good. InputError for a model that cannot."""
     refuse(module.config)
     register()
+    before = module.config._attn_implementation
     module.set_attn_implementation(NAME)
+    if module.config._attn_implementation != NAME:  # transformers only warns
+        module.set_attn_implementation(before)
+        raise InputError(
+            f"{module.config.model_type} does not attend through transformers' AttentionInterface, "
+            "which thinkv needs; use a model that does"
+        )
 
 
 @contextlib.contextmanager
