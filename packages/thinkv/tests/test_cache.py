@@ -12,8 +12,10 @@ from transformers import DynamicCache
 
 from crosslayer.errors import ComponentError, InputError
 from crosslayer.kinds import ModelArtifact
+from thinkv.attaching import attach
 from thinkv.cache import MethodCache, attached, refuse
 from thinkv.layout import formats_of
+from thinkv.params import ThinKVParams
 from thinkv.row import Labeller, Settings, ThinKVRow
 from thinkv.thoughts import Rules, Thought
 
@@ -284,6 +286,21 @@ def test_the_store_stops_growing_under_a_budget(module: Any) -> None:
     reused = row.layers[0].pools["nvfp4"].table.reused
     assert reused > 500
     assert sizes[-1] < 2 * sizes[10]
+
+
+@pytest.mark.parametrize("new", [60, 66, 79])
+def test_tokens_that_wait_for_their_group_do_not_make_a_budget_unreachable(
+    module: Any, new: int
+) -> None:
+    params = ThinKVParams(budget_tokens=64, segment_tokens=32)
+    kwargs = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with attach(module, params) as thinkv:
+        cache = thinkv.new_cache()
+        module.generate(IDS[:1, :20], past_key_values=cache, max_new_tokens=new + 1, **kwargs)
+        (one,) = thinkv.report()["sequences"]
+    generated = one["physical_tokens"] - 20
+    assert generated <= 64 + 15 and one["floor_tokens"] - 20 <= 64
+    assert (generated > 64) == (new > 64) and not one["budget_unreachable"]
 
 
 def test_not_a_number_is_named_by_layer_and_position(module: Any) -> None:

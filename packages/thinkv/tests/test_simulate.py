@@ -129,5 +129,7 @@ def test_the_serving_view_batches_more_and_moves_nothing() -> None:
     assert found["batch"] > 4 * found["batch_full"]
     assert found["slots_reused_in_place"] > 0
     assert found["alive_tokens"] <= max(256, found["floor_tokens"])
+    less = ThinKVParams(budget_tokens=256 + 64, budget_counts_prompt=True)
+    assert simulate_serving(spec, less, "RERT", 8192, 64, 1e8, 3) == found
     with pytest.raises(InputError, match="RERT"):
         simulate_serving(spec, ThinKVParams(), "RX", 128, 0, 1e8)

@@ -69,7 +69,7 @@ def test_a_budget_below_the_floor_is_not_reached_and_the_floor_is_told() -> None
         timeline.open(R)
         timeline.fit()
     timeline.add(50)
-    assert timeline.over_budget()
+    assert timeline.unreachable()
     assert timeline.alive == rules.floor(timeline.generated) == 10 * 4 + 50
 
 

@@ -112,6 +112,23 @@ def test_a_budget_below_the_floor_is_reported(tiny: ModelArtifact, context: RunC
     assert by_name["thinkv_alive_tokens"].value == by_name["thinkv_floor_tokens"].value
 
 
+def test_a_prompt_that_counts_leaves_less_of_the_budget(
+    tiny: ModelArtifact, context: RunContext
+) -> None:
+    alive, unreachable = {}, {}
+    for name, counts, budget in (("no", False, 160), ("yes", True, 400), ("below", True, 240)):
+        values = {**QUICK, "prompt_tokens": 240, "budget_counts_prompt": counts}
+        params = ThinKVParams(**{**values, "budget_tokens": budget})  # type: ignore[arg-type]
+        for model in (tiny, ModelArtifact(spec=tiny.spec)):
+            result = ThinKV(params).transform(model, context)
+            by_name = {metric.name: metric for metric in result.metrics}
+            unreachable[name] = "was not reached" in by_name["thinkv_floor_tokens"].note
+            if model.live:
+                alive[name] = by_name["thinkv_alive_tokens"].value
+            assert unreachable[name] == (name == "below")
+    assert alive["no"] == alive["yes"] <= 400
+
+
 def test_the_result_is_restored_from_its_input(tiny: ModelArtifact, context: RunContext) -> None:
     transform = ThinKV(ThinKVParams(**QUICK))  # type: ignore[arg-type]
     result = transform.transform(tiny, context)

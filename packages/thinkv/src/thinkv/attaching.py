@@ -49,7 +49,7 @@ class Attached:
                     ],
                     "evicted_tokens": one.evicted,
                     "floor_tokens": one.prompt + timeline.rules.floor(timeline.generated),
-                    "budget_unreachable": timeline.over_budget(),
+                    "budget_unreachable": timeline.unreachable(one.counted_prompt),
                 }
             )
         return {"bytes": self.cache.bytes(), "sequences": sequences}

@@ -62,7 +62,9 @@ class ThinKVParams(BaseModel):
         description="First tokens of each text that count as its prompt: quantised, never evicted.",
     )
     budget_counts_prompt: bool = Field(
-        False, description="Whether prompt tokens take their share of the budget."
+        False,
+        description="Whether prompt tokens take their share of the budget. A spec's curve knows no "
+        "prompt and does not count it.",
     )
     block_tokens: int = Field(8, ge=1, le=256, description="Slots of a block of the paged store.")
     buffer_format: Literal["fp16", "bf16", "fp32"] = Field(

@@ -183,7 +183,7 @@ class ThinKVRow:
             self._flush()
         if self.flushed:  # the budget holds whenever a group has been stored
             self.flushed = False
-            self._shrink(self.timeline.fit(self._counted_prompt))
+            self._shrink(self.timeline.fit(self.counted_prompt))
 
     def bytes(self) -> dict[str, int]:
         """Allocated bytes by kind, all layers."""
@@ -199,7 +199,8 @@ class ThinKVRow:
         return self.prompt + self.timeline.alive + self.waiting
 
     @property
-    def _counted_prompt(self) -> int:
+    def counted_prompt(self) -> int:
+        """Prompt tokens that take their share of the budget."""
         return self.prompt if self.settings.budget_counts_prompt else 0
 
     def _watch(self, scores: Any, probabilities: Any, first: int) -> None:

@@ -54,7 +54,8 @@ def simulate_serving(
     rng = None if seed is None else np.random.default_rng(seed)
     layer = LayerSimulation(layout_of(params, part), rules_of(params, len(set(labels))), rng)
     layer.prompt(prompt)
-    trajectory = layer.generate(labels, tokens)
+    counted = prompt if params.budget_counts_prompt else 0
+    trajectory = layer.generate(labels, tokens, counted)
     buffer = layer.layout.buffer_token_bytes * (GROUP - 1)
     stored = layers * (layer.bytes + buffer)
     full = spec.kv_bytes(prompt, tokens)

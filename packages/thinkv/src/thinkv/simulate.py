@@ -136,8 +136,11 @@ class LayerSimulation:
         """Store a prompt: type R, never evicted."""
         self.pool(Thought.REASONING).write(tokens, Thought.REASONING, PROMPT)
 
-    def generate(self, labels: Sequence[Thought], tokens: int) -> Trajectory:
-        """Generate tokens (a multiple of 16 is stored); segment i has label labels[i % len]."""
+    def generate(self, labels: Sequence[Thought], tokens: int, counted: int = 0) -> Trajectory:
+        """Generate tokens (a multiple of 16 is stored); segment i has label labels[i % len].
+
+        counted: prompt tokens that take their share of the budget.
+        """
         found = Trajectory()
         for _ in range(tokens // GROUP):
             current = self.timeline.current
@@ -146,7 +149,7 @@ class LayerSimulation:
             if self.timeline.room == 0:
                 label = labels[len(self.timeline.segments) % len(labels)]
                 self._apply(self.timeline.open(label))
-            self._apply(self.timeline.fit())
+            self._apply(self.timeline.fit(counted))
             found.generated.append(self.timeline.generated)
             found.alive.append(self.timeline.alive)
             found.bytes_.append(self.bytes)

@@ -144,10 +144,11 @@ class Timeline:
                 found[shrink.start] = shrink
         return self._counted(iter(found.values()))
 
-    def over_budget(self, extra: int = 0) -> bool:
-        """Whether more is alive than the budget allows."""
+    def unreachable(self, extra: int = 0) -> bool:
+        """Whether the budget lies below what no eviction can go under. Tokens that wait for their
+        group to be stored may exceed a budget that is reached once they are."""
         budget = self.rules.budget_tokens
-        return budget is not None and self.alive + extra > budget
+        return budget is not None and self.rules.floor(self.generated) + extra > budget
 
     def _lower(self, segment: Segment) -> Iterator[Shrink]:
         rung = self.rules.schedule[min(segment.selected, len(self.rules.schedule) - 1)]

@@ -107,7 +107,7 @@ class ThinKV:
             full=model.spec.kv_bytes(0, len(ids)),
             alive=row.physical,
             floor=row.prompt + timeline.rules.floor(timeline.generated),
-            unreachable=timeline.over_budget(),
+            unreachable=timeline.unreachable(row.counted_prompt),
             kinds=series.by_kind,
             bits=mean_bits(row),
             trajectory=list(zip(series.tokens, series.bytes_, strict=True)),
@@ -124,6 +124,7 @@ class ThinKV:
         at = list(range(GROUP, tokens + 1, GROUP)) or [tokens]
         curve = spec.attention_classes[0]
         floor = prompt + rules.floor(tokens - prompt)
+        counted = floor if params.budget_counts_prompt else floor - prompt
         return report.Outcome(
             tokens=tokens,
             provenance="modelled",
@@ -133,7 +134,7 @@ class ThinKV:
             full=model.spec.kv_bytes(prompt, tokens - prompt),
             alive=float(curve.live(prompt, tokens - prompt)[0]),
             floor=floor,
-            unreachable=rules.budget_tokens is not None and floor - prompt > rules.budget_tokens,
+            unreachable=rules.budget_tokens is not None and counted > rules.budget_tokens,
             kinds={},
             bits=None,
             trajectory=[(n, spec.kv_bytes(0, n)) for n in at],
