@@ -142,3 +142,25 @@ def test_one_call_through_a_policy_is_booked_as_without_one(context):
         for name in ("cached_tokens", "preemptions", "output_tokens", "prompt_tokens"):
             assert [int(row[name]) for row in rows] == getattr(outcome, name).tolist()
         assert report.metric("calls_per_request").value == 1
+
+
+def test_a_call_that_is_cancelled_between_iterations_takes_part_in_no_further_one():
+    service = Hermes().service(tiny_stack())
+    for name, output in (("short", 6), ("long", 60)):
+        service.submit(LLMCall(id=name, model="tiny", prompt_tokens=50, output_tokens=output), 0)
+    _, (short,) = service.advance(10**12)
+    assert short.call_id == "short"
+    (client,) = service.cluster.clients
+    assert client.iterations == 6 and service.cancel("long")
+    assert client.blocks.free == client.blocks.total and not client.running
+    assert service.advance(10**12) == (10**12, ()) and client.iterations == 6
+
+
+@pytest.mark.parametrize("scheduler", ["vllm_v1", "continuous", "static"])
+def test_calls_of_one_instant_begin_together_through_a_policy_too(scheduler):
+    trace = trace_of([0.0] * 4 + [0.0005] * 3, [90] * 7, [9] * 7)
+    outcome, cluster = outcome_of(tiny_stack(), trace, scheduler=scheduler)
+    service = Hermes(HermesParams(scheduler=scheduler)).service(tiny_stack())
+    served = serve(trace, OneCall(), Hermes()._pool(tiny_stack(), service.cluster), service)
+    assert [one.finished_ns for one in served] == outcome.last_ns.tolist()
+    assert service.cluster.clients[0].iterations == cluster.clients[0].iterations

@@ -86,14 +86,20 @@ class Client(Admission):
             self.events.push(int(self._until[steps - 1]), END, self._end, self._version)
 
     def cancel(self, call: Call, now_ns: int) -> None:
-        """The call leaves: at once from the queue, else when the iteration ends."""
+        """The call leaves: at once between iterations and from the queue, else when this one
+        ends.
+        """
         if call.state == "waiting":
             self.waiting.remove(call)
             self.queued_tokens -= call.prompt + call.generated
             call.state = ""
         else:
             self._gone.append(call)
-        self.interrupt(now_ns)
+        if self._busy:
+            self.interrupt(now_ns)
+        else:
+            self._drop_gone()
+            self.wake(now_ns)
 
     @property
     def mean_batch(self) -> float:

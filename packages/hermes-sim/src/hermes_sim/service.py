@@ -7,7 +7,7 @@ from crosslayer.contracts.serving import FinishedCall
 from crosslayer.errors import InputError
 from hermes_sim.calls import FAILED, Call
 from hermes_sim.cluster import Cluster
-from hermes_sim.events import ARRIVE
+from hermes_sim.events import ARRIVE, BEGIN
 
 
 class HermesService:
@@ -69,10 +69,14 @@ class HermesService:
         return 0 if call is None else self.cluster.made(call, self.now_ns)
 
     def advance(self, until_ns: int) -> tuple[int, tuple[FinishedCall, ...]]:
-        """(now, what finished at now): the first instant with a finish, else `until_ns`."""
+        """(now, what finished at now): the first instant with a finish, else `until_ns`.
+
+        Steps that begin at `until_ns` do so with the next call of this: until then others may
+        submit what arrives at that instant, and it joins them.
+        """
         events = self._events
         heap = events.heap
-        while heap and heap[0][0] <= until_ns:
+        while heap and heap[0][:2] < (until_ns, BEGIN):
             if not events.run_instant():
                 events.run_begins()
             if self._finished:
