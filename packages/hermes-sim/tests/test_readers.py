@@ -15,7 +15,11 @@ from crosslayer.cli import main
 from crosslayer.contracts.requests import Prefixes
 from crosslayer.errors import InputError
 from hermes_sim.prefix_replay import replay_prefixes
+from hermes_sim.readers.engine_run import read_run
+from hermes_sim.readers.kernel_bundle import Shape
 from hermes_sim.readers.traces import read_any
+from hermes_sim.readers.vidur_profile import read_vidur_profile
+from hermes_sim.step_models.fitted import read_fit
 from hermes_sim.validation import validate
 
 
@@ -80,6 +84,19 @@ def test_traces_of_vidur_splitwise_and_llmservingsim_are_read(tmp_path):
         ("arrived_at,num_prefill_tokens,num_decode_tokens\n", "no request"),
         ("num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_ratio\n", "arrived_at"),
         ("nothing,known\n1,2\n", "unknown header"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0,1e300,3\n", ":2: num_prefill_tokens"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n1e300,2,3\n", ":2: arrives after"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n0," + "9" * 200_000, ": is no CSV"),
+        ("x" * 200_000, ":1: is no CSV"),
+        (
+            '{"input_toks": Infinity, "output_toks": 1, "arrival_time_ns": 0}\n',
+            ":1: cannot be read",
+        ),
+        (
+            '{"arrival_time_ns": 0, "output_toks": 1, "input_toks": 1%s}\n' % ("0" * 30),
+            ":1: a numb",
+        ),
+        ('{"input_toks": 1, "x": ' + "[" * 50_000, ":1: cannot be read"),
     ],
 )
 def test_a_bad_trace_is_refused_with_its_line(tmp_path, text, wrong):
@@ -87,6 +104,48 @@ def test_a_bad_trace_is_refused_with_its_line(tmp_path, text, wrong):
     file.write_text(text)
     with pytest.raises(InputError, match=wrong):
         read_any(file)
+
+
+STAMPS = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"input_toks": float("inf")}, {"input_toks": 10**30}, {"output_toks": 0},
+     {"arrival_time": float("nan")}, {"last_token_ts": 1e300}, {"queued_ts": None}],
+    ids=str,
+)  # fmt: skip
+def test_a_bad_line_of_a_recorded_run_is_refused_by_its_number(tmp_path, wrong):
+    good = dict.fromkeys(STAMPS, 1.0) | {"input_toks": 4, "output_toks": 4}
+    (tmp_path / "meta.json").write_text("{}")
+    lines = [json.dumps(good), json.dumps(good | wrong)]
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"requests\.jsonl:2: "):
+        read_run(tmp_path)
+
+
+WORKERS = "num_tensor_parallel_workers"
+
+
+@pytest.mark.parametrize("wrong", ["1,1,nan", "1,1,-5", "inf,1,1", "1,2", "1,2,3,4", "1,,3"])
+def test_a_bad_row_of_a_vidur_profile_is_refused(tmp_path, wrong):
+    (tmp_path / "mlp.csv").write_text(
+        f"{WORKERS},num_tokens,time_stats.add.median\n1,3,1\n{wrong}\n"
+    )
+    with pytest.raises(InputError, match=r"3: "):
+        read_vidur_profile(tmp_path, Shape(2))
+
+
+@pytest.mark.parametrize("wrong", [{"seconds_per": [float("nan")] * 6}, {"decode_limit": "many"}])
+def test_a_fit_that_holds_no_numbers_is_refused(tmp_path, wrong):
+    limits = {"decode_limit": 8, "context_limit": 100, "prompt_limit": 100}
+    fit = {"hermes_fit": 1, "seconds_per": [1] * 6, "error": 0.1, "samples": 12, **limits}
+    file = tmp_path / "fit.json"
+    file.write_text(json.dumps(fit))
+    assert read_fit(file).samples == 12
+    file.write_text(json.dumps(fit | wrong))
+    with pytest.raises(InputError, match="is no fit"):
+        read_fit(file)
 
 
 ENGINE = {

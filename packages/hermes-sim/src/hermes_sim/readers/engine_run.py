@@ -8,7 +8,6 @@ and the engine's monotonic queued_ts, scheduled_ts, first_token_ts, last_token_t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosslayer.contracts.calls import LAST_NS, LONGEST_OUTPUT
 from crosslayer.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,7 @@ def read_run(folder: Path) -> EngineRun:
         engine = json.loads(meta.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{meta}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{meta}: is no JSON: {error}") from None
     if not isinstance(engine, dict):
         raise InputError(f"{meta}: an object of settings is needed")
@@ -83,10 +83,12 @@ def _requests(path: Path) -> tuple[Floats, NDArray[np.int64]]:
             lengths.append([int(row["input_toks"]), int(row["output_toks"])])
         except KeyError as error:
             raise InputError(f"{path}:{number_}: {error.args[0]} is missing") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}:{number_}: cannot be read: {error}") from None
-        if not all(map(math.isfinite, stamps[-1])) or min(lengths[-1]) < 1:
-            raise InputError(f"{path}:{number_}: holds a time that is none, or a length below 1")
+        if not all(0 <= stamp <= LAST_NS / 1e9 for stamp in stamps[-1]):
+            raise InputError(f"{path}:{number_}: holds a time that is none")
+        if not all(1 <= length <= LONGEST_OUTPUT for length in lengths[-1]):
+            raise InputError(f"{path}:{number_}: holds a length that is not 1 to {LONGEST_OUTPUT}")
     if not stamps:
         raise InputError(f"{path}: there is no request in the file")
     return np.array(stamps), np.array(lengths, dtype=np.int64)

@@ -12,9 +12,9 @@ from crosslayer.errors import InputError
 
 
 def whole(text: str) -> int:
-    """A whole number, not negative; "12.0" counts as one."""
+    """A whole number, not negative and below 2**53; "12.0" counts as one."""
     value = float(text)
-    if not math.isfinite(value) or value != int(value) or value < 0:
+    if not 0 <= value < 1 << 53 or value != int(value):
         raise ValueError
     return int(value)
 
@@ -44,6 +44,8 @@ def header(path: Path) -> list[str]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no UTF-8 text: {error.reason}") from None
+    except csv.Error as error:
+        raise InputError(f"{path}:1: is no CSV: {error}") from None
 
 
 def rows(
@@ -89,3 +91,5 @@ def rows(
                 yield reader.line_num, made
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is no UTF-8 text: {error.reason}") from None
+        except csv.Error as error:
+            raise InputError(f"{path}:{reader.line_num}: is no CSV: {error}") from None

@@ -77,9 +77,9 @@ def _of_rows(file: Path, table: list[tuple[int, float, int, int]]) -> RequestTra
     for (_, before, *_rest), (line, at, *_more) in pairwise(table):
         if at < before:
             raise InputError(f"{file}:{line}: arrives at {at} s, before the row above ({before} s)")
-    arrival = np.rint(np.array([row[1] for row in table]) * 1e9)
-    if arrival[-1] - arrival[0] > LAST_NS / 2:
+    if table[-1][1] > LAST_NS / 2e9:
         raise InputError(f"{file}:{table[-1][0]}: arrives after the end of time")
+    arrival = np.rint(np.array([row[1] for row in table]) * 1e9)
     return RequestTrace(
         (arrival - arrival[0]).astype(np.int64),
         np.array([row[2] for row in table]),
@@ -107,12 +107,14 @@ def read_llmservingsim(file: Path) -> RequestTrace:
             hashes += prefix_hashes(row.get("input_tok_ids") or [])
         except KeyError as error:
             raise InputError(f"{file}:{line}: {error.args[0]} is missing") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{file}:{line}: cannot be read: {error}") from None
         offsets.append(len(hashes))
         before = arrival[-2] if len(arrival) > 1 else 0
         if arrival[-1] < before or min(prompts[-1], outputs[-1]) < 0:
             raise InputError(f"{file}:{line}: a negative number, or out of order of arrival")
+        if max(arrival[-1], prompts[-1], outputs[-1]) > LAST_NS:
+            raise InputError(f"{file}:{line}: a number beyond {LAST_NS}")
     if not arrival:
         raise InputError(f"{file}: there is no request in the file")
     prefix = None

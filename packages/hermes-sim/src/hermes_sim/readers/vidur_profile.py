@@ -12,12 +12,13 @@ import csv
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from crosslayer.errors import InputError
 from hermes_sim.readers.kernel_bundle import Shape, all_reduces
+from hermes_sim.readers.tables import number
 from hermes_sim.step_models.axes import Line
 from hermes_sim.step_models.kernel_profile import KernelProfile
 from hermes_sim.step_models.surfaces import SeparateAttention, Surface
@@ -96,22 +97,25 @@ def _rows(folder: Path, name: str) -> Iterator[tuple[int, dict[str, str]]]:
     if path is None:
         raise InputError(f"{folder}: there is no {name}.csv")
     stream: IO[str]
-    packed = path.suffix == ".xz"
-    with lzma.open(path, "rt") if packed else path.open(encoding="utf-8", newline="") as stream:
+    text: dict[str, Any] = {"mode": "rt", "encoding": "utf-8", "newline": ""}
+    with lzma.open(path, **text) if path.suffix == ".xz" else path.open(**text) as stream:
         try:
             reader = csv.DictReader(stream)
             for row in reader:
+                if None in row or None in row.values():
+                    how = "too long" if None in row else "cut off"
+                    raise InputError(f"{path}:{reader.line_num}: the row is {how}")
                 yield reader.line_num, row
-        except (lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+        except (lzma.LZMAError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
 
 
 def _number(folder: Path, line: int, row: dict[str, str], name: str) -> float:
     try:
-        return float(row[name])
+        return number(row[name])
     except KeyError:
         raise InputError(f"{folder}: the column {name!r} is missing") from None
-    except (TypeError, ValueError):
+    except ValueError:
         raise InputError(f"{folder}: line {line}: {name} is {row[name]!r}, not a number") from None
 
 

@@ -8,6 +8,7 @@ the machine. Fitted by non-negative least squares on relative errors.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ def read_steps(path: Path) -> dict[str, Floats]:
     table = [values for _, values in rows(path, readers)]
     if not table:
         raise InputError(f"{path}: has no steps")
+    if not any(values[-1] for values in table):
+        raise InputError(f"{path}: no step takes any time; seconds are needed")
     return dict(zip(COLUMNS, np.array(table, dtype=np.float64).T, strict=True))
 
 
@@ -115,9 +118,12 @@ def read_fit(path: Path) -> FittedSteps:
             raise ValueError("another version")
         found["seconds_per"] = tuple(float(one) for one in found["seconds_per"])
         made = FittedSteps(**found)
+        limits = (made.decode_limit, made.context_limit, made.prompt_limit)
+        if not all(math.isfinite(one) for one in (*made.seconds_per, *limits, made.watts or 0)):
+            raise ValueError("a number that is none")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is no fit of `hermes-sim fit`: {error}") from None
     if len(made.seconds_per) != len(FEATURES) or min(made.seconds_per) < 0:
         raise InputError(f"{path}: {len(FEATURES)} rates of 0 or more are needed")

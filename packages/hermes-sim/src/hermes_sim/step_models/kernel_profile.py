@@ -18,6 +18,7 @@ import numpy as np
 from hermes_sim.step_models.axes import Line, weights
 from hermes_sim.step_models.protocol import Contexts, Floats
 
+TABLED = 1 << 17  # tokens and rows up to which times lie in a table
 _ABSENT, _NO_CONTEXT = ((0, 1.0),), ((-1, 1.0),)
 
 
@@ -136,8 +137,8 @@ class KernelProfile:
     def __post_init__(self) -> None:
         self.context_limit = self.attention.axes[3][-1]
         self.decode_limit = min(self.attention.axes[2][-1], self.token_limit)
-        self._tokens = self.tokens.whole(int(self.token_limit) + 1).tolist()
-        self._rows = self.rows.whole(int(self.decode_limit) + 2).tolist()
+        self._tokens = self.tokens.whole(int(min(self.token_limit, TABLED)) + 1).tolist()
+        self._rows = self.rows.whole(int(min(self.decode_limit, TABLED)) + 2).tolist()
         self._of = lru_cache(maxsize=4096)(self._decode_line)
         self._ramp = np.arange(4096, dtype=np.float64)
 
@@ -169,6 +170,7 @@ class KernelProfile:
         seconds += self.layers * per_layer
         axes = attention.axes
         outside = chunk > axes[0][-1] or cached_mean > axes[1][-1] or n > axes[2][-1]
+        outside = outside or chunk + n > self.token_limit
         if outside or mean > axes[3][-1] or attention.holes > holes:
             self.beyond += 1
         return seconds, None if self.watts is None else (seconds * self.watts,)
