@@ -48,7 +48,7 @@ def pruned(spec: ModelSpec, sparsity: float, pattern: str | None = None) -> Mode
     if pattern:
         values |= {"plan": "uniform", "pattern": pattern}
     else:
-        values |= {"candidates": ["2:4", "2:8", "1:8"], "tolerance": 0.02}
+        values |= {"candidates": ["2:4", "2:8", "1:8"], "tolerance": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         flow = Flow(FlowParams.model_validate(values))
         return flow.transform(ModelArtifact(spec), RunContext(0, Path(folder))).spec
