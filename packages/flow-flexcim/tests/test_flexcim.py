@@ -173,6 +173,17 @@ def test_the_fixed_engine_runs_2to8_as_2to4_and_4to8_dense() -> None:
     assert seconds[None] / seconds["2:4"] == pytest.approx(2.0, rel=0.01)
 
 
+def test_the_fixed_engine_runs_as_2to4_all_that_is_sure_to_be_2to4() -> None:
+    fixed, four = FlexCiM(FlexCiMParams(preset="fixed-2to4")), NMSparsity(2, 4)
+    dense = fixed.estimate(gemm(None)).seconds
+    rng = np.random.default_rng(0)
+    for pattern in (NMSparsity(n, m) for m in range(2, 9) for n in range(1, m)):
+        mask = pattern.mask(rng.random((200, 4 * pattern.m)))
+        most = mask.reshape(-1, 4).sum(axis=1).max()
+        faster = fixed.estimate(gemm(str(pattern))).seconds < 0.6 * dense
+        assert faster == (most <= four.n), pattern
+
+
 def test_energy_is_the_sum_of_its_parts_and_streaming_adds_the_dram() -> None:
     on_chip = FlexCiM(FlexCiMParams(leakage_w_per_mm2=0.0)).estimate(gemm("2:8"))
     parts = {name: value for name, value in on_chip.detail if name.endswith("_j")}

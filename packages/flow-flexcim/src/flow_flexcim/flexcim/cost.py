@@ -170,5 +170,9 @@ def _select_bits(tile: Tiling, p: FlexCiMParams) -> int:
 
 
 def _is_2to4(pattern: NMSparsity | None) -> bool:
-    """Whether any mask of the pattern is a 2:4 mask."""
-    return pattern is not None and pattern.n <= 2 and pattern.m % 4 == 0 and pattern.n < pattern.m
+    """Whether any mask of the pattern is a 2:4 mask: four inputs touch two groups of 1:M at most,
+    and lie in one of 2:M where 4 divides M.
+    """
+    if pattern is None or pattern.n == pattern.m:
+        return False
+    return pattern.n == 1 or (pattern.n == 2 and pattern.m % 4 == 0)
