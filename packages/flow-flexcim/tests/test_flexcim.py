@@ -18,6 +18,7 @@ from crosslayer.errors import InputError, UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.testing import BoundCheck, checks_for
 from flow_flexcim import Flow, FlowParams
+from flow_flexcim.flexcim import technology as tech
 from flow_flexcim.flexcim.accelerator import FlexCiM
 from flow_flexcim.flexcim.cost import area_mm2, macro_of, tiling
 from flow_flexcim.flexcim.functional import schedule, simulate
@@ -204,6 +205,26 @@ def test_selectors_of_their_own_cost_area() -> None:
     ideal = area_mm2(FlexCiMParams(select_sharing="ideal"))
     assert ideal["distribution"] == 32 * shared["distribution"]
     assert "distribution" not in area_mm2(FlexCiMParams(preset="dense"))
+
+
+def test_cells_that_wait_for_their_pair_pay_for_the_index_and_its_comparison() -> None:
+    gating, ideal = (
+        FlexCiMParams(select_sharing=how, macros=1)  # type: ignore[arg-type]
+        for how in ("per_cell_gating", "ideal")
+    )
+    assert area_mm2(ideal)["comparators"] == 0.0
+    # 4096 cells compare two bits; one of two pairs is one bit.
+    assert area_mm2(gating)["comparators"] == 4096 * 2 * tech.COMPARE_MM2
+    halved = gating.model_copy(update={"pairs": 2})
+    assert area_mm2(halved)["comparators"] == 4096 * tech.COMPARE_MM2
+    # Twice 4096 words, one being written: what `loading` writes into a cell has room there.
+    tile = tiling(NMSparsity(2, 8), gating)
+    assert not isinstance(tile, str)
+    assert area_mm2(gating)["weights"] == 2 * 4096 * tile.cell_bits * tech.SRAM_CELL_MM2
+    # One pass of one tile; 1:2 needs no distribution.
+    op = ops.Gemm(m=1, k=256, n=32, weight_format="int8", activation_format="int8", sparsity="1:2")
+    paid, free = (dict(FlexCiM(p).estimate(op).detail)["select_j"] for p in (gating, ideal))
+    assert paid - free == pytest.approx(4096 * 2 * tech.COMPARE_J)
 
 
 @pytest.mark.parametrize(

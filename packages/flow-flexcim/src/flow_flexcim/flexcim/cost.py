@@ -104,6 +104,8 @@ def work(
         merge += SUM_BITS * (tech.ADDER_J + tech.REGISTER_J)
         joules["merge"] = shots * p.columns * merge
         joules["select"] = shots * _select_bits(tile, p) * tech.SELECT_J
+        if p.preset == "flexible" and not tile.place.dense:
+            joules["select"] += shots * cells * _compared_bits(p) * tech.COMPARE_J
     act = tiles * rows_each * tile.inputs  # bytes: a tile reads its inputs once a token
     sums = 2 * op.m * op.n * k_tiles * SUM_BITS / 8
     joules["buffers"] = (act + sums) * tech.SRAM_J_PER_BYTE
@@ -120,7 +122,8 @@ def area_mm2(params: FlexCiMParams) -> dict[str, float]:
     """Area of all macros by part, mm2; buffers and DRAM are not in it."""
     p = params
     cells = p.sub_macros * p.rows * p.columns
-    bits = {"flexible": 9, "fixed-2to4": 10}.get(p.preset, 8)
+    index = {"flexible": 1 + (p.pairs - 1).bit_length(), "fixed-2to4": 2}.get(p.preset, 0)
+    bits = WEIGHT_BITS + index
     parts = {"weights": 2 * cells * bits * tech.SRAM_CELL_MM2, "multipliers": cells * _MULTIPLIER}
     if p.preset == "systolic":
         adders = cells * SUM_BITS * tech.ADDER_MM2
@@ -137,6 +140,7 @@ def area_mm2(params: FlexCiMParams) -> dict[str, float]:
         copies = p.columns if p.select_sharing == "ideal" else 1
         parts["distribution"] = copies * p.rows * _row_select_bits(p) * tech.SELECT_MM2
         parts["cell selectors"] = cells * ACTIVATION_BITS * tech.SELECT_MM2
+        parts["comparators"] = cells * _compared_bits(p) * tech.COMPARE_MM2
     return {name: value * p.macros for name, value in parts.items()}
 
 
@@ -167,6 +171,11 @@ def _select_bits(tile: Tiling, p: FlexCiMParams) -> int:
     copies = p.columns if p.select_sharing == "ideal" else 1
     row = _row_select_bits(p) if tile.place.m > 2 else 0
     return copies * p.rows * row + cells * ACTIVATION_BITS
+
+
+def _compared_bits(p: FlexCiMParams) -> int:
+    """Bits that a cell compares to know that its row presents the pair it needs."""
+    return (p.pairs - 1).bit_length() if p.select_sharing == "per_cell_gating" else 0
 
 
 def _is_2to4(pattern: NMSparsity | None) -> bool:
