@@ -4,6 +4,7 @@ As in the released RTL sketch of FlexCiM: S sub-macros of R rows and C columns; 
 weight and one bit and sees a pair of activations (its native 1:2). The N weights of a group of M
 lie in one row of N sub-macros. For each row the distribution unit chooses one of P pairs for each
 sub-macro, and that choice is shared by all C columns; the merging unit adds the sub-macros' sums.
+The sketch enables whole columns; that a cell waits for its pair (per_cell_gating) is an addition.
 Weights of a group fill the sub-macros in the order of their places.
 """
 
