@@ -36,7 +36,9 @@ def field(values: np.ndarray, bits: int) -> int:
 
 
 def lines(weight: np.ndarray, x: np.ndarray, pattern: NMSparsity) -> list[int]:
-    """Inputs of one tile, a line a cycle: R writes, then the passes of each token."""
+    """Inputs of one tile, a line a cycle: R writes, then the passes of each token. A sub-macro is
+    routed to any selector, and the idle bank is written all the while.
+    """
     tile = tiling(pattern, PARAMS)
     assert not isinstance(tile, str)
     slots, m = tile.place.slots, tile.place.m
@@ -67,18 +69,26 @@ def lines(weight: np.ndarray, x: np.ndarray, pattern: NMSparsity) -> list[int]:
         )
         found.append(line(1, row, words=field(words.T, W + LP + 1)))  # [S, C]
     turns = list(passes_of_a_tile(places))
-    route = field(np.tile(np.arange(S), R), LS)
+    rng = np.random.default_rng(0)
+    route = rng.permuted(np.tile(np.arange(S), (R, 1)), axis=1)  # [R, S]: each one's selector
+    served = np.argsort(route, axis=1)  # the sub-macro that a selector serves
+
+    def by_selector(a: np.ndarray) -> np.ndarray:  # [R, S, ...] by sub-macro
+        return np.take_along_axis(a, served.reshape(R, S, *[1] * (a.ndim - 2)), axis=1)
+
     for token in x:
         pairs = np.zeros((R * per_row, P, 2), dtype=np.int64)
         pairs[:, : m // 2] = token.reshape(-1, m // 2, 2)
-        sets = np.repeat(pairs.reshape(R, per_row, P, 2), slots, axis=1)  # one set a selector
+        sets = by_selector(np.repeat(pairs.reshape(R, per_row, P, 2), slots, axis=1))
         for turn, (presented, on) in enumerate(turns):
-            control = 2 | 4 | (turn == 0) << 3 | (turn == len(turns) - 1) << 4
-            select = field(by_row(presented), LP)
+            control = 1 | 2 | 4 | (turn == 0) << 3 | (turn == len(turns) - 1) << 4
+            now = by_row(presented)
+            other = field(rng.integers(0, 1 << (W + LP + 1), (S, C)), W + LP + 1)
             found.append(
                 line(
-                    control, sets=field(sets, W), pick=select, route=route, presented=select,
-                    on=field(by_row(on.astype(np.int64)), 1),
+                    control, len(found) % R, words=other, sets=field(sets, W),
+                    pick=field(by_selector(now), LP), route=field(route, LS),
+                    presented=field(now, LP), on=field(by_row(on.astype(np.int64)), 1),
                 )
             )  # fmt: skip
     return found
