@@ -36,6 +36,9 @@ def test_plan_writes_a_plan_that_prune_reads_back(
     assert set(json.loads(file.read_text())["patterns"].values()) == {"2:8"}
     assert call("prune", MODEL, "--out", str(tmp_path), "--set", f"plan_file={file}") == 0
     assert "flow_sparsity                            0.75" in capsys.readouterr().out
+    dense = ("--set", f"plan_file={file}", "--set", "dense_blocks=[0]")
+    assert call("prune", MODEL, "--out", str(tmp_path), *dense) == 2
+    assert "has 2:8 for layers.0, which dense_blocks leaves dense" in capsys.readouterr().err
 
 
 def test_simulate_prints_every_layer_and_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +47,27 @@ def test_simulate_prints_every_layer_and_every_preset(capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     for word in ("in_proj", "dt_proj", "2:8", "fixed-2to4", "systolic", "modelled"):
         assert word in said
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    # The sparsity is out of reach, which planning would say: the place comes first.
+    sets = ("--set", "sparsity=0.99")
+    for command, out, message in (
+        ("plan", tmp_path, "is a folder; name a file, such as"),
+        ("plan", file / "plan.json", "cannot be written: "),
+        ("prune", file, "cannot be written: File exists; name a folder"),
+        ("report", file, "cannot be written: File exists; name a folder"),
+    ):
+        assert call(command, MODEL, "--out", str(out), *sets) == 2
+        assert message in capsys.readouterr().err
+    linear = (*sets, "--set", "granularity=linear")
+    assert call("plan", MODEL, "--out", str(tmp_path / "plan.txt"), *linear) == 2
+    assert "one pattern a block; write .json" in capsys.readouterr().err
+    assert file.read_text() == "kept" and sorted(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,9 @@ def test_each_linear_has_its_own_pattern_where_that_is_asked(
     assert abs(achieved - 0.2) <= 0.01
     again = Flow(params).restore(tiny, result.files, RunContext(seed=0, output=tmp_path))
     assert again.spec == result.spec
+    whole = params.model_copy(update={"granularity": "block"})
+    with pytest.raises(InputError, match=r"several patterns in layers\.1, .*granularity"):
+        Flow(whole).restore(tiny, result.files, RunContext(seed=0, output=tmp_path))
 
 
 def test_a_plan_survives_its_file_in_both_forms(tiny: ModelArtifact, tmp_path: Path) -> None:
@@ -144,6 +147,7 @@ def test_a_plan_survives_its_file_in_both_forms(tiny: ModelArtifact, tmp_path: P
     params = FlowParams(plan_file=str(tmp_path / "plan.txt"))
     result = Flow(params).transform(tiny.replace(live=None), RunContext(seed=0, output=tmp_path))
     assert [row[1] for row in result.tables[0].rows] == ["4:8"] * 3
+    assert not any("asked for" in metric.note for metric in result.metrics)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def plan(ctx: typer.Context, model: Model, out: Out, set_: Set = None, seed: See
 
     artifact, params = _opened(ctx, model, set_)
     blocks = units(decoder_linears(artifact.spec), params.granularity, params.dense_blocks)
+    planfile.prepare(out, blocks)
     if artifact.live is None:
         made = Flow(params).spec_plan(blocks)
     else:
@@ -66,6 +67,7 @@ def prune(ctx: typer.Context, model: Model, out: Out, set_: Set = None, seed: Se
     """Prune a model and write its packed linears and its plan into the folder --out."""
     from flow_flexcim.transform import Flow
 
+    _make_folder(out)
     artifact, params = _opened(ctx, model, set_)
     result = Flow(params).transform(artifact, _context(seed, out))
     _print_metrics(result.metrics)
@@ -133,6 +135,7 @@ def report(
     import crosslayer
     from crosslayer.pipeline.toml_text import toml_text
 
+    _make_folder(out)
     artifact, _ = _opened(ctx, model, set_)
     document: dict[str, Any] = {
         "pipeline": {"name": "flow-flexcim", "seed": seed},
@@ -144,7 +147,6 @@ def report(
     }
     if artifact.live is not None:
         document["evaluate"] = {"perplexity": {"text": "wikipedia-sample", "tokens": 2048}}
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "pipeline.toml"
     file.write_text(toml_text(document), encoding="utf-8")
     run = crosslayer.run(
@@ -168,6 +170,13 @@ def _opened(ctx: typer.Context, model: str, given: list[str] | None) -> tuple[Mo
     use, values = ("directory", {"path": str(Path(model).resolve())}) if folder else (model, {})
     artifact: Any = registry.build("model", use, values)
     return artifact, params
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}; name a folder") from None
 
 
 def _parameters(ctx: typer.Context, kind: str, use: str, values: dict[str, Any]) -> Any:

@@ -20,24 +20,42 @@ FORMAT, VERSION = "flow-flexcim plan", 1
 _LINE = re.compile(r"Layer (\d+): *(\d+:\d+)")
 
 
+def prepare(file: Path, blocks: Sequence[BlockLinears]) -> None:
+    """Make the file's folder. InputError where a plan of these blocks cannot be written there: a
+    plan can take minutes, so this is asked before it is made.
+    """
+    if file.suffix == ".txt" and len({block.index for block in blocks}) < len(blocks):
+        raise InputError(f"{file}: the released text has one pattern a block; write .json")
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; name a file, such as {file / 'plan.json'}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}") from None
+
+
 def write(file: Path, blocks: Sequence[BlockLinears], plan: Plan) -> None:
-    """The plan as JSON, or as the released text where the name ends in .txt (one unit a block)."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """The plan as JSON, or as the released text where the name ends in .txt (one unit a block).
+
+    InputError for a place that cannot be written.
+    """
+    prepare(file, blocks)
     pairs = list(zip(blocks, plan.patterns, strict=True))
     if file.suffix == ".txt":
-        lines = [f"Layer {block.index}: {pattern}\n" for block, pattern in pairs]
-        if len({block.index for block in blocks}) < len(blocks):
-            raise InputError(f"{file}: the released text has one pattern a block; write .json")
-        file.write_text("".join(lines), encoding="utf-8")
-        return
-    patterns = {block.name: str(pattern) for block, pattern in pairs}
-    head = {"format": FORMAT, "version": VERSION, "patterns": patterns}
-    file.write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+        text = "".join(f"Layer {block.index}: {pattern}\n" for block, pattern in pairs)
+    else:
+        patterns = {block.name: str(pattern) for block, pattern in pairs}
+        head = {"format": FORMAT, "version": VERSION, "patterns": patterns}
+        text = json.dumps(head, indent=2) + "\n"
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}") from None
 
 
 def read(file: Path, blocks: Sequence[BlockLinears]) -> Plan:
     """The plan of a file for these blocks. InputError for a missing file, a hole, an unknown unit,
-    a pattern that does not fit.
+    a pattern that does not fit, one that prunes a block which dense_blocks leaves dense.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -60,6 +78,10 @@ def read(file: Path, blocks: Sequence[BlockLinears]) -> Plan:
         if not block.fits(pattern):
             inputs = sorted({linear.inputs for linear in block.linears})
             raise InputError(f"{file}: {pattern} of {block.name} does not divide inputs {inputs}")
+        if block.dense and pattern.n < pattern.m:
+            raise InputError(
+                f"{file} has {pattern} for {block.name}, which dense_blocks leaves dense"
+            )
     patterns = tuple(DENSE if p.n == p.m else p for p in patterns)
     kept = sum(kept_weights(b, p) for b, p in zip(blocks, patterns, strict=True))
     return Plan(patterns, kept, sum(block.weights for block in blocks))

@@ -153,7 +153,18 @@ def restore(
     left = set(linears) - set(patterns)
     if left:
         raise InputError(f"{file} lacks {min(left)} and {len(left) - 1} others of this model")
-    return copy, [patterns[str(block.linears[0].path)] for block in blocks]
+    return copy, [_pattern_of(block, patterns, file) for block in blocks]
+
+
+def _pattern_of(block: BlockLinears, patterns: Mapping[str, NMSparsity], file: Path) -> NMSparsity:
+    """The pattern that all linears of a unit have in the file."""
+    first, *others = [patterns[str(spec.path)] for spec in block.linears]
+    if any(other != first for other in others):
+        raise InputError(
+            f"{file} has several patterns in {block.name}, whose linears share one with "
+            'granularity = "block"; it was written with granularity = "linear"'
+        )
+    return first
 
 
 def put_back(linear: torch.nn.Module, packed: PackedLinear) -> None:

@@ -31,7 +31,8 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a plan did. rows: in order of the blocks.
+    """What a plan did. rows: in order of the blocks. target: the sparsity asked for, None
+    where a file has the plan.
 
     live: whether weights were looked at and packed; without them every number is arithmetic on the
     spec. source: the weights and the text of what was measured.
@@ -39,7 +40,7 @@ class Outcome:
 
     rows: tuple[BlockRow, ...]
     sparsity: float
-    target: float
+    target: float | None
     bytes_before: int
     bytes_after: int
     model: str
@@ -70,7 +71,7 @@ def metrics(outcome: Outcome) -> tuple[Metric, ...]:
             }
         )
 
-    asked = f"Achieved; {outcome.target:g} was asked for."
+    asked = "Achieved" + ("." if outcome.target is None else f"; {outcome.target:g} was asked for.")
     bytes_before = ("flow_weight_bytes_before", outcome.bytes_before, "bytes", "lower", _BYTES)
     found = [
         metric("flow_sparsity", outcome.sparsity, "1", None, asked, False, _PATTERNS),
@@ -181,10 +182,10 @@ _MIXED = (
     "is an estimate that takes inputs as uncorrelated."
 )
 _BYTES = "Of the block linears: packed values, indices, biases."
-_DROPPED = "Share of the outliers' scores that the patterns drop."
+_DROPPED = "Share of the outliers' scores that the patterns drop where the largest scores stay."
 _ERROR = (
     "Squared error of a linear's output over its squared size, on the calibration text, as if its "
-    "inputs were uncorrelated; mean over linears."
+    "inputs were uncorrelated and no weight were updated; mean over linears."
 )
 
 

@@ -76,7 +76,7 @@ class Flow:
         outcome = report.Outcome(
             rows=rows,
             sparsity=plan.sparsity,
-            target=params.sparsity,
+            target=self._target(),
             bytes_before=sum(block.weight_bytes for block in blocks),
             bytes_after=sum(linear.nbytes for linear in packed.values()),
             model=model.spec.name,
@@ -130,7 +130,7 @@ class Flow:
                 for block, pattern in zip(blocks, plan.patterns, strict=True)
             ),
             sparsity=plan.sparsity,
-            target=self.params.sparsity,
+            target=self._target(),
             bytes_before=sum(block.weight_bytes for block in blocks),
             bytes_after=sum(block.weight_bytes for block in pruned),
             model=model.spec.name,
@@ -186,6 +186,9 @@ class Flow:
             history=(*model.history, ("flow", self.params.model_dump_json())),
             files={},
         )
+
+    def _target(self) -> float | None:
+        return None if self.params.plan_file is not None else self.params.sparsity
 
     def _note(self) -> str:
         params = self.params
