@@ -1,6 +1,6 @@
-"""The accelerator `cpu-local`: its calibration, its prices, and its comparison with measured times.
+"""The accelerator `cpu-local`: its prices, and its comparison with measured times.
 
-Stored calibrations are written by hand; the one that is measured takes a second.
+Calibrations are written by hand; test_cpu_calibration.py measures.
 """
 
 from __future__ import annotations
@@ -12,63 +12,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_calibration import calibration
 
 import crosslayer as cl
-from crosslayer.accelerators import cpu_calibration, cpu_measure
-from crosslayer.accelerators.cpu_calibration import CpuCalibration, Curve, ProductGrid
+from crosslayer.accelerators import cpu_calibration
+from crosslayer.accelerators.cpu_calibration import Curve, ProductGrid
 from crosslayer.accelerators.cpu_local import CpuLocal
 from crosslayer.accelerators.cpu_params import CpuLocalParams
 from crosslayer.contracts import ops
+from crosslayer.contracts.lowering import lower
+from crosslayer.contracts.steps import StepShape
 from crosslayer.discovery import discover
-from crosslayer.errors import InputError, UnsupportedOp
+from crosslayer.errors import UnsupportedOp
+from crosslayer.evaluators_params import StepTimeParams
+from crosslayer.kinds import Instance, RunContext, Stack
 from crosslayer.pipeline import check_file
-from crosslayer.progress import Progress
 from crosslayer.registry import Registry
+from crosslayer.step_time import StepTime
 from crosslayer.testing import checks_for
 
 PIPELINE = Path(__file__).parents[2] / "pipelines" / "cpu-local.toml"
-
-
-class Lines(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
-def curve(name: str, per_unit: float, call: float = 0.0) -> Curve:
-    sizes = (1e3, 1e6)
-    return Curve(name=name, sizes=sizes, seconds=tuple(call + per_unit * size for size in sizes))
-
-
-def calibration(**changes: Any) -> CpuCalibration:
-    """10 GFLOP/s at one row and 100 at 64, in fp32; bf16 at half the time for one row."""
-    rows, weights = (1.0, 64.0), (1e4, 1e6)
-    cells = tuple(
-        tuple(2 * m * w / rate for w in weights) for m, rate in zip(rows, (1e10, 1e11), strict=True)
-    )
-    half = tuple(tuple(cell / 2 for cell in row) for row in cells)
-    values: dict[str, Any] = {
-        "cpu": "Toy CPU", "cores": 4, "threads": 2, "library": "torch", "version": "9",
-        "measured_on": "2030-01-01", "took_s": 1.5, "disagreement": 0.01, "memory_bytes": 1e9,
-        "cache_bytes": 1e6, "copy_bytes_per_s": 2e10, "cache_bytes_per_s": 5e10, "call_s": 5e-6,
-        "products": (
-            ProductGrid(format="fp32", rows=rows, weights=weights, seconds=cells),
-            ProductGrid(format="bf16", rows=rows, weights=weights, seconds=half),
-        ),
-        "elementwise": tuple(
-            curve(kind, 1e-9, 3e-6)
-            for kind in ("norm", "rope", "embedding", "silu_gate", "silu", "add")
-        ),
-        "depthwise": curve("depthwise", 2e-9),
-        "prefill_attention": curve("prefill", 1e-11, 1e-5),
-        "decode_attention": curve("decode", 1e-10, 1e-5),
-        "scan_step": curve("scan", 1e-9, 1e-5),
-    }  # fmt: skip
-    return CpuCalibration(**values | changes)
 
 
 @pytest.fixture
@@ -203,68 +166,6 @@ def test_the_conformance_kit_passes(formats: str, file: Path, registry: Registry
         check()
 
 
-# --- the calibration
-
-
-def test_a_calibration_is_measured_once_and_kept_for_this_machine(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cpu_measure, "WILD", 1e9)  # other tests may run at the same time
-    params, lines = CpuLocalParams(calibration_s=1), Lines()
-    first = CpuLocal(params)
-    assert "not calibrated yet" in first.describe().notes[0]
-    assert not cache.exists()
-    identity = first.identity(lines)
-    assert "calibrating this CPU with" in lines.lines[0]
-    assert "repeats differ by" in lines.lines[1]
-    assert CpuLocal(params).identity(Lines()) == identity
-    never = CpuLocal(CpuLocalParams(calibrate="never", calibration_s=1))
-    assert never.identity(Lines()) == identity
-    found = cpu_calibration.read(next((cache / "calibration").glob("*.json")))
-    assert found.took_s < 5  # of a machine under any load; no time is asserted closer than this
-    spec = never.describe()
-    assert all("measured on " in part.source for part in (*spec.rates, *spec.memories))
-    assert {rate.format for rate in spec.rates} >= {"fp32"}
-    assert never.estimate(ops.Gemm(m=1, k=512, n=512)).seconds > 0
-
-
-def test_repeats_that_disagree_are_told_and_not_stored(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        cpu_measure, "measure", lambda threads, seconds: calibration(disagreement=0.9)
-    )
-    lines = Lines()
-    cpu = CpuLocal()
-    cpu.identity(lines)
-    assert "repeats differ by 90%, something else is running" in lines.lines[-1]
-    assert cpu.estimate(ops.Gemm(m=1, k=1000, n=1000)).seconds > 0
-    assert not list((cache / "calibration").glob("*.json"))
-
-
-def test_the_best_repeat_of_a_call_counts_and_the_median_says_how_far_repeats_disagree() -> None:
-    spread, chosen = cpu_measure.settled(
-        {("a",): [9.0, 1.0, 1.1], ("b",): [2.1, 2.0, 2.2], ("c",): [5.0]}
-    )
-    assert spread == pytest.approx(0.05)
-    assert chosen == {("a",): 1.0, ("b",): 2.0, ("c",): 5.0}
-
-
-def test_never_without_a_calibration_says_what_to_do(cache: Path) -> None:
-    with pytest.raises(InputError, match="calibrate is 'never'; set it to 'auto'"):
-        CpuLocal(CpuLocalParams(calibrate="never")).estimate(ops.Gemm(m=1, k=8, n=8))
-
-
-def test_a_file_that_is_no_calibration_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "c.json"
-    path.write_text("{}")
-    with pytest.raises(InputError, match=r"c\.json: is no calibration of a CPU"):
-        CpuLocal(CpuLocalParams(calibration_file=path)).estimate(ops.Gemm(m=1, k=8, n=8))
-    path.write_text(calibration(format=99).to_json())
-    with pytest.raises(InputError, match="format 99, and this version reads"):
-        CpuLocal(CpuLocalParams(calibration_file=path)).estimate(ops.Gemm(m=1, k=8, n=8))
-
-
 # --- in a pipeline
 
 
@@ -316,6 +217,32 @@ TINY = {
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }  # fmt: skip
+
+
+def test_a_prefill_and_the_mean_of_the_decode_steps_are_what_is_timed_and_predicted(
+    tmp_path: Path, cpu: CpuLocal
+) -> None:
+    pytest.importorskip("transformers")
+    from crosslayer.models.random_model import random_model
+
+    model = random_model(TINY)
+    stack = Stack((Instance("i", model, cpu),))
+    seconds = iter(range(1000))
+    context = RunContext(0, tmp_path, clock=lambda: float(next(seconds)))  # a second a look
+    timing = StepTime(StepTimeParams(prompt_tokens=16, output_tokens=4, repeats=3))
+    report = timing.compare(timing.evaluate(stack, context), stack)
+    prefill, decode = report.table("step_time").rows
+    assert prefill[5:8] == (1.0, 1.0, 1.0)
+    assert decode[5:8] == (0.25, 0.25, 0.25)
+
+    def priced(*sequence: int) -> float:
+        graph = lower(model.spec, StepShape.from_sequences(model.spec, [sequence]))  # type: ignore[list-item]
+        return graph.total(lambda op: cpu.estimate(op).seconds)
+
+    assert prefill[8] == pytest.approx(priced(16, 0, 0))
+    steps = [priced(1, 16, generated) for generated in range(4)]
+    assert decode[8] == pytest.approx(sum(steps) / 4)
+    assert steps[0] < steps[3]
 
 
 def test_measured_predicted_and_error_stand_side_by_side_outside_the_steady_report(
