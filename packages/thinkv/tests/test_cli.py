@@ -49,6 +49,8 @@ def test_calibrate_writes_the_fallback_and_fails_unless_it_is_accepted(
     assert [one["type"] for one in found["segments"]] == ["reasoning", "reasoning"]
     with pytest.raises(InputError, match="--agreement"):
         call(*arguments, "--agreement", "2")
+    with pytest.raises(InputError, match=r"c\.json: cannot be written"):
+        call("calibrate", "no-model", "-o", str(file / "c.json"))  # said before any work
     with pytest.raises(InputError, match="fewer traces"):
         call("calibrate", folder, "-o", str(file), "--text", TEXT, "--traces", "50")
 
@@ -61,8 +63,10 @@ def test_run_generates_and_reports_what_the_cache_holds(folder: str) -> None:
     assert one["logical_tokens"] == 9 + found["tokens"] - 1
     assert sum(found["bytes"].values()) > 0
     assert "alive in each layer" in call("run", folder, "The river", "--tokens", "5")
-    with pytest.raises(InputError, match="--bits"):
+    with pytest.raises(InputError, match=r"^--bits: bits 'R3E4T2'"):
         call("run", folder, "The river", "--bits", "R3E4T2")
+    with pytest.raises(InputError, match=r"^--budget: 99999999 must be"):
+        call("run", folder, "The river", "--budget", "99999999")
 
 
 def test_sim_compares_the_store_with_gathering_and_the_full_cache() -> None:

@@ -108,8 +108,8 @@ class Calibration(BaseModel):
         return Thought.REASONING if sparsity < high else Thought.TRANSITION
 
     def save(self, path: Path) -> None:
-        """Write the JSON artefact."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write the JSON artefact. InputError for a place that cannot be written."""
+        writable(path)
         path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     @classmethod
@@ -136,6 +136,18 @@ class Calibration(BaseModel):
                 f"model ({model_hash[:12]}); thresholds of another model mean nothing here: "
                 "calibrate this one"
             )
+
+
+def writable(path: Path) -> None:
+    """Make the folder. InputError where the file cannot be written: for before the work."""
+    new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def fit(

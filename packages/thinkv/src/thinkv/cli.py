@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
+from pydantic import BaseModel
 
 from crosslayer.errors import ComponentError, InputError
 from thinkv.params import ThinKVParams
 
 if TYPE_CHECKING:
     from crosslayer.kinds import ModelArtifact
+    from crosslayer.progress import Progress
     from thinkv.calibration import Calibration
 
+M = TypeVar("M", bound=BaseModel)
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Model = Annotated[
@@ -63,27 +66,21 @@ def calibrate(
     Exits 4 where the layers do not show three modes, unless --fallback is given; the file is
     written in either case.
     """
-    from pydantic import ValidationError
-
     from crosslayer.progress import progress_for
-    from thinkv.calibration import CalibrationSettings
+    from thinkv.calibration import CalibrationSettings, writable
     from thinkv.replay import calibrate as fit_model
 
-    try:
-        settings = CalibrationSettings.model_validate(
-            {
-                "layers": layers,
-                "agreement": agreement,
-                "head_reduce": head_reduce,
-                "bandwidth": bandwidth,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
-    artifact = _open(model)
-    ids = _traces(artifact, text, traces, tokens, generate, seed)
-    found = fit_model(artifact.live, ids, settings, artifact.spec.name, progress_for())  # type: ignore[arg-type]
+    settings = _checked(
+        CalibrationSettings,
+        layers=layers,
+        agreement=agreement,
+        head_reduce=head_reduce,
+        bandwidth=bandwidth,
+    )
+    writable(output)
+    artifact, progress = _open(model), progress_for()
+    ids = _traces(artifact, text, traces, tokens, generate, seed, progress)
+    found = fit_model(artifact.live, ids, settings, artifact.spec.name, progress)  # type: ignore[arg-type]
     found.save(output)
     if as_json:
         print(found.model_dump_json())
@@ -113,7 +110,9 @@ def run(
     """Generate through the cache and say what it holds at the end."""
     import torch
 
+    from crosslayer.progress import progress_for
     from thinkv.attaching import attach
+    from thinkv.measure import Ticks
 
     artifact = _open(model)
     assert artifact.live is not None
@@ -129,6 +128,7 @@ def run(
             max_new_tokens=tokens,
             do_sample=sample,
             pad_token_id=tokenizer.eos_token_id or 0,
+            streamer=Ticks(progress_for(), tokens),
         )
         report = attached.report()
     new = out[0, inputs["input_ids"].shape[1] :]
@@ -301,9 +301,7 @@ def _open(name: str, live: bool = True) -> ModelArtifact:
 
     folder = Path(name)
     values: dict[str, Any] = {"path": str(folder)} if folder.is_dir() else {}
-    registry = discover()
-    use = "directory" if values else name
-    found: Any = registry.build("model", use, values if live else {**values})
+    found: Any = discover().build("model", "directory" if values else name, values)
     if live and found.live is None:
         raise InputError(f"{name} has shapes and no weights; smollm2-135m or a folder has both")
     artifact: ModelArtifact = found
@@ -311,13 +309,19 @@ def _open(name: str, live: bool = True) -> ModelArtifact:
 
 
 def _params(budget: int, bits: str) -> ThinKVParams:
-    from pydantic import ValidationError
+    return _checked(ThinKVParams, budget_tokens=budget, bits=bits)
+
+
+def _checked(model: type[M], **values: Any) -> M:
+    """The parameters; an error names the option of the first that is wrong."""
+    from crosslayer.parameters import ParameterErrors, validate
 
     try:
-        return ThinKVParams(budget_tokens=budget, bits=bits)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"--{first['loc'][0]}: {first['msg']}") from error
+        return cast(M, validate(model, values, "thinkv"))
+    except ParameterErrors as error:
+        key, message = error.problems[0]
+        option = str(key[0]).removesuffix("_tokens").replace("_", "-")
+        raise InputError(f"--{option}: {message}") from error
 
 
 def _calibration(path: Path | None) -> Calibration | None:
@@ -327,7 +331,13 @@ def _calibration(path: Path | None) -> Calibration | None:
 
 
 def _traces(
-    artifact: ModelArtifact, text: str, traces: int, tokens: int, generate: int, seed: int
+    artifact: ModelArtifact,
+    text: str,
+    traces: int,
+    tokens: int,
+    generate: int,
+    seed: int,
+    progress: Progress,
 ) -> list[Any]:
     """Token ids of each trace: a text's beginning, and what the model writes after it."""
     import torch
@@ -362,5 +372,5 @@ def _traces(
             do_sample=True,
             pad_token_id=artifact.live.tokenizer.eos_token_id or 0,
         )[0]
-        for ids in found
+        for ids in progress.track(found, "writing traces")
     ]

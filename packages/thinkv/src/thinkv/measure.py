@@ -28,6 +28,25 @@ class Series:
     nll: Any
 
 
+class Ticks:
+    """What transformers' `generate` hands its tokens to: a step of progress for each new one."""
+
+    def __init__(self, progress: Progress, tokens: int) -> None:
+        self.steps = progress.track(range(tokens), "generating", total=tokens)
+        self.prompt = True
+
+    def put(self, _: Any) -> None:
+        """The prompt comes first and all at once."""
+        if not self.prompt:
+            next(self.steps, None)
+        self.prompt = False
+
+    def end(self) -> None:
+        """No more tokens, also where fewer came than were asked for."""
+        for _ in self.steps:
+            pass
+
+
 def text_tokens(
     tokenizer: Any, text: str, split: Split, tokens: int, progress: Progress | None = None
 ) -> Any:
