@@ -134,6 +134,7 @@ def httpx_get(url: str) -> dict[str, Any]:
         ({"extra_body": {"slm_mux": {"models": ["c"]}}}, "BadRequestError", "no member 'c'"),
         ({"extra_body": {"slm_mux": {"extractor": "nmber"}}}, "BadRequestError", "number"),
         ({"extra_body": {"sead": 1}}, "BadRequestError", "unknown parameter 'sead'"),
+        ({"stop": ["END", ""]}, "BadRequestError", "stop.1"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "BadRequestError",
@@ -151,6 +152,53 @@ def test_what_cannot_be_done_is_refused_in_openais_shape(
         )
     assert words in str(caught.value)
     assert set(caught.value.body) == {"message", "type", "param", "code"}
+
+
+def test_half_of_a_surrogate_pair_is_refused_and_harms_nobody(shared: str) -> None:
+    body = {"model": "slm-mux", "messages": said("\ud83d")}
+    status, told = posted(shared, json.dumps(body).encode())
+    assert (status, told["error"]["message"]) == (400, "the body is no JSON in UTF-8")
+
+
+def posted(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    from urllib.error import HTTPError
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        with build_opener(ProxyHandler({})).open(url + "/chat/completions", body, 30) as answer:
+            return answer.status, json.loads(answer.read())
+    except HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_a_name_outside_ascii_stands_in_the_header_percent_encoded() -> None:
+    settings = Settings.model_validate({"accuracies": {"größe/1.5b": 0.7}, "k": 1})
+    backends = {"größe/1.5b": Talker("m", lambda words, seed: "4")}
+    with serving(service(backends=backends, settings=settings, pools={})) as url:
+        raw = client(url).chat.completions.with_raw_response.create(
+            model="slm-mux", messages=said("2 + 2")
+        )
+    assert raw.headers["X-SLM-Mux-Model"] == "gr%C3%B6%C3%9Fe/1.5b"
+    assert raw.parse().model_extra["x_slm_mux"]["model"] == "größe/1.5b"
+
+
+def test_a_defect_is_told_in_openais_shape_too() -> None:
+    class Broken(Talker):
+        async def __aenter__(self) -> Broken:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def agenerate(self, prompts: Any) -> Any:
+            raise ZeroDivisionError
+
+    backends = {name: Broken(name, lambda words, seed: "") for name in "ab"}
+    with serving(service(backends=backends)) as url:
+        body = json.dumps({"model": "slm-mux", "messages": said("1")}).encode()
+        status, told = posted(url, body)
+    assert status == 500 and set(told["error"]) == {"message", "type", "param", "code"}
+    assert "ZeroDivisionError" in told["error"]["message"]
 
 
 @pytest.fixture(scope="module")

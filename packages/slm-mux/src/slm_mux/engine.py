@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -40,7 +40,7 @@ class Settings(Value):
     k: int = Field(default=3, ge=1, le=100)
     temperature: float = Field(default=0.3, ge=0, le=2)
     max_tokens: int = Field(default=256, ge=1, le=2**20)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     extractor: str = "number"
     early_stop: Literal["lossless", "unanimous", "never"] = "lossless"
     schedule: Schedule = "parallel"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import string
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 from crosslayer.backends.protocol import BackendError, TextBackend
 from crosslayer.errors import CrosslayerError, InputError
@@ -117,7 +119,11 @@ def create_app(service: Service) -> Any:
         assert isinstance(error, HTTPException)
         return refusal(Refused(error.status_code, str(error.detail)))
 
+    async def defect(_: Any, error: Exception) -> Response:
+        return refusal(Refused(500, f"a defect of the server: {type(error).__name__}"))
+
     app.add_exception_handler(Refused, refused)
+    app.add_exception_handler(Exception, defect)  # which is logged with its traceback
     for status in (404, 405):
         app.add_exception_handler(status, not_found)
 
@@ -145,7 +151,8 @@ def create_app(service: Service) -> Any:
         answered = await _while_connected(request, service.chat(asked))
         body = completion(asked.model, answered, asked.slm_mux.return_votes)
         headers = {
-            "X-SLM-Mux-Model": answered.choice.model or "",
+            # A header is ASCII; a member's name need not be.
+            "X-SLM-Mux-Model": quote(answered.choice.model or "", safe=string.printable),
             "X-SLM-Mux-Confidence": f"{float(answered.choice.confidence):.4f}",
             "X-SLM-Mux-Calls": str(answered.calls),
         }

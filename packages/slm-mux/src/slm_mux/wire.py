@@ -138,8 +138,9 @@ def read_request(raw: bytes) -> ChatRequest:
     """A request's body. Refused: what is no JSON, lacks something, or asks for what is not done."""
     try:
         data = json.loads(raw)
+        json.dumps(data, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError):
-        raise Refused(400, "the body is no JSON") from None
+        raise Refused(400, "the body is no JSON in UTF-8") from None
     try:
         asked = ChatRequest.model_validate(data)
     except ValidationError as error:
