@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosslayer.errors import InputError
-from slm_mux.extract import extractor, from_function
+from slm_mux.extract import alone, extractor, from_function
 
 NUMBERS = [
     ("#### 1,234", "1234"),
@@ -164,6 +164,28 @@ def test_a_function_may_extract() -> None:
     first_word = from_function(lambda text: text.split()[0] if text.split() else None)
     assert first_word("Paris it is") == ("Paris", "Paris")
     assert first_word("") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        ("boxed", "\\frac{1}{2}", "1/2"),
+        ("boxed", "so \\boxed{2\\sqrt3}", "2\\sqrt{3}"),
+        ("math", "2\\sqrt{3}", "2*sqrt(3)"),
+        ("math", "$2\\sqrt{3}$", "2*sqrt(3)"),
+        ("math", "1/2", "1/2"),
+        ("json:result.value", "Paris", "paris"),
+        ("json:result.value", '{"result": {"value": 5.0}}', "5"),
+        ("number", "#### 1,234", "1234"),
+        ("number", "yes", None),
+        ("choice", "B", "B"),
+    ],
+)
+def test_an_answer_that_stands_alone_needs_nothing_around_it(
+    name: str, text: str, key: str | None
+) -> None:
+    found = alone(name)(text)
+    assert (found and found.key) == key
 
 
 @pytest.mark.parametrize("name", ["numbr", "number:3", "choice:A-D", "json", "date:year"])

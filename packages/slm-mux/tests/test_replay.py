@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crosslayer.errors import InputError
 from slm_mux.algorithm import slm_mux
 from slm_mux.baselines import pooled_vote, self_consistency, union, weighted_vote
-from slm_mux.extract import extractor
+from slm_mux.extract import alone, extractor
 from slm_mux.importers import champ, collect_format
 from slm_mux.records import Recorded, Row, Table, read_rows, split, table, write_rows
 from slm_mux.replay import MUX, ORACLE, drawn, order, replay
@@ -67,6 +67,13 @@ def test_a_gold_answer_that_cannot_be_read_is_an_error() -> None:
     bad = [Row(model="m", qid="q", gold="yes", samples=(Recorded(answer="1"),))]
     with pytest.raises(InputError, match="'yes' of question 'q'"):
         table(bad, NUMBER)
+
+
+def test_gold_and_kept_answers_are_read_without_the_box_that_texts_have() -> None:
+    samples = (Recorded(text="so \\boxed{0.5}"), Recorded(answer="\\frac12"), Recorded(text="1/2"))
+    row = Row(model="m", qid="q", gold="\\frac{1}{2}", samples=samples)
+    held = table([row], extractor("boxed"), alone=alone("boxed"))
+    assert (held.gold, held.keys["m"]) == (("1/2",), (("1/2", "1/2", None),))
 
 
 def test_a_split_never_shows_a_test_question_and_does_not_depend_on_others() -> None:

@@ -196,10 +196,12 @@ def method_rows(table: Table, k: int, splits: int, extra: Any = None) -> list[di
 
 
 def _table(records: Path, extractor: str, models: str | None, common: bool) -> Table:
+    from slm_mux.extract import alone
     from slm_mux.extract import extractor as extracting
     from slm_mux.records import read_rows, table
 
-    made = table(read_rows(records), extracting(extractor), common=common)
+    rows = read_rows(records)
+    made = table(rows, extracting(extractor), alone=alone(extractor), common=common)
     return made.pool(_names(models)) if models else made
 
 

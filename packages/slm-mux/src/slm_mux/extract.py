@@ -61,6 +61,21 @@ def extractor(name: str) -> Extractor:
     raise InputError(f"no extractor {name!r}; {nearest(kind, KINDS)} (all: {SHAPES})")
 
 
+def alone(name: str) -> Extractor:
+    """How that extractor reads what is an answer already, a gold one or one that a recording kept:
+    a formula needs no box around it, a field's value no JSON.
+    """
+    read, kind = extractor(name), name.partition(":")[0]
+    if kind == "json":
+        return lambda text: read(text) or _value(text)
+    if kind in ("boxed", "math"):
+        marks = (
+            ("\\boxed", "\\fbox", "$", "\\(", "\\[") if kind == "math" else ("\\boxed", "\\fbox")
+        )
+        return lambda text: read(text if any(m in text for m in marks) else f"\\boxed{{{text}}}")
+    return read
+
+
 def from_function(function: Callable[[str], str | None]) -> Extractor:
     """An extractor from a function that gives the answer as text; equal texts are equal answers."""
 
@@ -182,7 +197,10 @@ def _field(value: Any, path: list[str]) -> Found | None:
         value = value[name]
     if value is None or isinstance(value, dict | list):
         return None
-    shown = json.dumps(value) if isinstance(value, bool | float | int) else str(value)
+    return _value(json.dumps(value) if isinstance(value, bool | float | int) else str(value))
+
+
+def _value(shown: str) -> Found | None:
     key = number_key(shown) or text_key(shown)
     return Found(shown, key) if key else None
 

@@ -23,7 +23,7 @@ from crosslayer.contracts.serving import (
 )
 from crosslayer.errors import ComponentError, InputError
 from slm_mux.early_stop import current, rounds, settled, unanimous
-from slm_mux.extract import Found, extractor
+from slm_mux.extract import Found, alone, extractor
 from slm_mux.params import SLMMuxParams
 
 
@@ -38,6 +38,7 @@ class SLMMux:
     def __init__(self, params: SLMMuxParams | None = None) -> None:
         self.params = params or SLMMuxParams()
         self._extract = extractor(self.params.extractor)
+        self._alone = alone(self.params.extractor)
         self._accuracies: dict[str, float] = {}
 
     def plan(self, request: Request, pool: Pool) -> ServePlan:
@@ -91,8 +92,9 @@ class SLMMux:
         return tuple(asked.to(model, sample) for model, sample in plan[number])
 
     def _found(self, result: CallResult) -> Found | None:
-        said = result.text if result.answer is None else result.answer
-        return None if said is None else self._extract(said)
+        if result.answer is not None:
+            return self._alone(result.answer)
+        return None if result.text is None else self._extract(result.text)
 
     def _accuracy(self, member: PoolMember) -> float:
         if self.params.tie_break == "order":

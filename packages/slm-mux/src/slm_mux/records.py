@@ -114,13 +114,20 @@ def write_rows(rows: Iterable[Row], file: Path) -> int:
     return len(lines)
 
 
-def table(rows: Iterable[Row], extract: Extractor, *, common: bool = False) -> Table:
+def table(
+    rows: Iterable[Row],
+    extract: Extractor,
+    *,
+    alone: Extractor | None = None,
+    common: bool = False,
+) -> Table:
     """The keys of all samples, models and questions in order of appearance.
 
-    common: keep the questions that all models have. Errors: InputError where models have different
-    questions (and not `common`), two gold answers, or gold answers that cannot be read.
+    alone: reads gold answers and those that a recording kept; `extract` if left out. common: keep
+    the questions that all models have. Errors: InputError where models have different questions
+    (and not `common`), two gold answers, or gold answers that cannot be read.
     """
-    rows = tuple(rows)
+    rows, alone = tuple(rows), alone or extract
     by_model: dict[str, dict[str, Row]] = {}
     gold: dict[str, str] = {}
     for row in rows:
@@ -137,7 +144,7 @@ def table(rows: Iterable[Row], extract: Extractor, *, common: bool = False) -> T
         )
     if not shared:
         raise InputError("the models have no question in common")
-    golds = {qid: extract(gold[qid]) for qid in shared}
+    golds = {qid: alone(gold[qid]) for qid in shared}
     unread = [qid for qid, found in golds.items() if found is None]
     if unread:
         raise InputError(
@@ -147,7 +154,7 @@ def table(rows: Iterable[Row], extract: Extractor, *, common: bool = False) -> T
     keys: dict[str, tuple[tuple[str | None, ...], ...]] = {}
     raw: dict[str, tuple[tuple[str | None, ...], ...]] = {}
     for model, of in by_model.items():
-        found = [[_read(sample, extract) for sample in of[qid].samples] for qid in shared]
+        found = [[_read(sample, extract, alone) for sample in of[qid].samples] for qid in shared]
         keys[model] = tuple(tuple(key for key, _ in one) for one in found)
         raw[model] = tuple(tuple(text for _, text in one) for one in found)
     return Table(
@@ -156,9 +163,11 @@ def table(rows: Iterable[Row], extract: Extractor, *, common: bool = False) -> T
     )  # fmt: skip
 
 
-def _read(sample: Recorded, extract: Extractor) -> tuple[str | None, str | None]:
-    said = sample.text if sample.answer is None else sample.answer
-    found = None if said is None else extract(said)
+def _read(sample: Recorded, extract: Extractor, alone: Extractor) -> tuple[str | None, str | None]:
+    if sample.answer is not None:
+        found = alone(sample.answer)
+    else:
+        found = None if sample.text is None else extract(sample.text)
     return (found.key, found.text) if found else (None, None)
 
 
