@@ -86,7 +86,11 @@ def from_function(function: Callable[[str], str | None]) -> Extractor:
     return found
 
 
-_ANSWER_IS = re.compile(r"\banswer\b[\s*_]*(?:is|was|=|:|equals)?[\s*_:]*", re.IGNORECASE)
+_ANSWER_IS = re.compile(  # or right before a number; "to answer this, add 3 and 4" states nothing
+    r"\banswer\b[\s*_]*"
+    r"(?:(?:is|was|=|:|equals|(?:should|would|must|will) be)[\s*_:]*|(?=[-+$.\d]))",
+    re.IGNORECASE,
+)
 
 
 def number(text: str) -> Found | None:
