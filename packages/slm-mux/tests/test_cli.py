@@ -101,6 +101,29 @@ def test_collect_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> N
     assert all(len(row.samples) == 3 and row.samples[0].tokens_out == 3 for row in found)
 
 
+def test_collect_touches_no_file_that_is_none_of_records(run: Run, tmp_path: Path) -> None:
+    questions, other = tmp_path / "questions.jsonl", tmp_path / "other.jsonl"
+    asked = json.dumps({"id": "1", "prompt": "is it 1?", "answer": "4"})
+    questions.write_text(asked, "utf-8")  # its only line has no end
+    with Upstream() as up:
+        pooled = ["--pool", pool(up, tmp_path), "--samples", "1"]
+        assert "is no record" in run("collect", str(questions), str(questions), *pooled, code=2)
+        assert questions.read_text("utf-8") == asked
+        assert "cannot be" in run("collect", str(questions), str(tmp_path), *pooled, code=2)
+        assert "2 new rows" in run("collect", str(questions), str(other), *pooled)
+        other.write_bytes(other.read_bytes()[:-1])  # whole, only without an end
+        assert "0 new rows" in run("collect", str(questions), str(other), *pooled)
+        assert len(read_rows(other)) == 2
+        before = other.read_bytes()
+        for changed in ("is it 2?", "4"), ("is it 1?", "5"):
+            row = {"id": "1", "prompt": changed[0], "answer": changed[1]}
+            questions.write_text(json.dumps(row) + "\n", "utf-8")
+            told = run("collect", str(questions), str(other), *pooled, code=2)
+            assert "another question under the id '1'" in told
+    assert other.read_bytes() == before
+    assert not list(tmp_path.glob("*.lock"))
+
+
 def test_replay_search_scale_and_bench_give_tables_and_json(run: Run, records: str) -> None:
     rows = json.loads(run("replay", records, "-k", "2", "--splits", "5", "--json"))
     by_method = {row["method"]: row for row in rows}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sampling, TextBackend
 from crosslayer.errors import InputError
+from crosslayer.filelock import exclusive
 from crosslayer.progress import Progress
 from crosslayer.questions import Question
 from slm_mux.engine import sample_seed
-from slm_mux.records import Recorded, Row, read_rows
+from slm_mux.records import Recorded, Row, rows_of
+
+BEGIN = b'{"model": '  # of every line
 
 
 def collect(
@@ -29,22 +33,34 @@ def collect(
     """Ask every member every question that the file lacks, `samples` times; how many rows are new.
 
     A line that an interruption cut is dropped and its question asked again. Errors: InputError
-    where the file holds other samples than asked for; BackendError where a
-    member gave no answer to some, after the others were written.
+    where the file is none of records, or holds other samples or other questions than asked for;
+    BackendError where a member gave no answer to some, after the others were written.
     """
     progress = progress or Progress()
-    _drop_a_cut_line(file)
-    there = {(row.model, row.qid): row for row in read_rows(file)} if _size(file) else {}
-    for row in there.values():
-        if len(row.samples) != samples or row.temperature != sampling.temperature:
-            raise InputError(
-                f"{file}: {row.model} on {row.qid!r} has {len(row.samples)} samples at temperature"
-                f" {row.temperature}, not {samples} at {sampling.temperature}; write to another"
-                " file"
-            )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    waits = f"{file}: another collect writes to it; waiting for it to end"
+    with exclusive(Path(f"{file}.lock"), lambda: progress.say(waits)):
+        there = {(row.model, row.qid): row for row in _resumed(file)}
+        _same(file, there, backends, questions, samples, sampling)
+        return _collect(backends, questions, file, samples, sampling, seed, progress, there)
+
+
+def _collect(
+    backends: Mapping[str, TextBackend],
+    questions: Sequence[Question],
+    file: Path,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    progress: Progress,
+    there: Collection[tuple[str, str]],
+) -> int:
     new = 0
-    with file.open("a", encoding="utf-8") as out:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        opened = file.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}") from error
+    with opened as out:
         for name, backend in backends.items():
             missing = [one for one in questions if (name, one.id) not in there]
             progress.say(f"{name}: {len(missing)} of {len(questions)} questions to ask")
@@ -83,17 +99,66 @@ def _row(name: str, asked: Question, made: Generation, temperature: float) -> Ro
         for one in made.samples
     )
     return Row(
-        model=name, qid=asked.id, gold=asked.answer, samples=samples, temperature=temperature
-    )
+        model=name, qid=asked.id, gold=asked.answer, samples=samples, temperature=temperature,
+        prompt_id=_prompt_id(asked),
+    )  # fmt: skip
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+def _prompt_id(asked: Question) -> str:
+    """A hash of the words: ids such as "1" name other questions in another file."""
+    words = json.dumps([message.model_dump() for message in asked.asked()])
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
-def _drop_a_cut_line(file: Path) -> None:
-    if _size(file):
-        with file.open("rb+") as stream:
-            raw = stream.read()
-            if not raw.endswith(b"\n"):
-                os.ftruncate(stream.fileno(), raw.rfind(b"\n") + 1)
+def _same(
+    file: Path,
+    there: Mapping[tuple[str, str], Row],
+    backends: Mapping[str, TextBackend],
+    questions: Sequence[Question],
+    samples: int,
+    sampling: Sampling,
+) -> None:
+    for row in there.values():
+        if len(row.samples) != samples or row.temperature != sampling.temperature:
+            raise InputError(
+                f"{file}: {row.model} on {row.qid!r} has {len(row.samples)} samples at temperature"
+                f" {row.temperature}, not {samples} at {sampling.temperature}; write to another"
+                " file"
+            )
+    for name in backends:
+        for asked in questions:
+            held = there.get((name, asked.id))
+            if held and (held.gold, held.prompt_id) != (asked.answer, _prompt_id(asked)):
+                raise InputError(
+                    f"{file}: {name} was asked another question under the id {asked.id!r}, or one"
+                    " with another answer; write to another file"
+                )
+
+
+def _resumed(file: Path) -> tuple[Row, ...]:
+    """What the file holds. Of a last line without an end, one that was cut is dropped and a whole
+    one is ended, but nothing is touched unless everything else is records.
+    """
+    try:
+        raw = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    end = raw.rfind(b"\n") + 1
+    last = raw[end:]
+    cut = bool(last) and last.startswith(BEGIN[: len(last)]) and not _is_json(last)
+    kept = raw[:end] if cut else raw
+    rows = rows_of(kept, file) if kept else ()
+    if cut:
+        os.truncate(file, end)
+    elif last:
+        with file.open("ab") as stream:
+            stream.write(b"\n")
+    return rows
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

@@ -78,8 +78,16 @@ class Table:
 def read_rows(file: Path) -> tuple[Row, ...]:
     """The rows of a file. Errors: InputError with file and line for what is none."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return rows_of(file.read_bytes(), file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def rows_of(raw: bytes, file: Path) -> tuple[Row, ...]:
+    """The rows in bytes that stand in a file. Errors as of `read_rows`."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(f"{file}: cannot be read as UTF-8 text: {error}") from error
     rows: list[Row] = []
     lines: dict[tuple[str, str], int] = {}
@@ -109,8 +117,11 @@ def write_rows(rows: Iterable[Row], file: Path) -> int:
         json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False, sort_keys=True) + "\n"
         for row in rows
     ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(lines), encoding="utf-8")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be written: {error.strerror}") from error
     return len(lines)
 
 
