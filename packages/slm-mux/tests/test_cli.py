@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 import pytest
 from talkers import Upstream
@@ -147,6 +148,11 @@ def test_replay_search_scale_and_bench_give_tables_and_json(run: Run, records: s
         (["bench", "RECORDS", "--k", "two"], "no list of whole numbers"),
         (["import", "champion", "out"], "did you mean 'champ'"),
         (["import", "collect", "out"], "needs the files"),
+        (["import", "collect", "FOLDER", "COLLECTED"], "cannot be written"),
+        (["bench", "RECORDS", "--k", "-1"], "-1 samples"),
+        (["search", "RECORDS", "--correct", "²"], "mode, any, all"),
+        (["search", "RECORDS", "--lambda", "inf"], "lambda = inf"),
+        (["search", "RECORDS", "--cost", "good=nan"], "needs MODEL=NUMBER"),
         (["ask", "x", "--pool", "missing.toml"], "cannot be read as TOML"),
         (["serve", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
     ],
@@ -155,10 +161,48 @@ def test_replay_search_scale_and_bench_give_tables_and_json(run: Run, records: s
 def test_bad_input_gets_one_sentence_and_exit_code_2(
     run: Run, records: str, arguments: list[str], said: str
 ) -> None:
-    given = [records if one == "RECORDS" else one for one in arguments]
+    folder = Path(records).parent
+    collected = folder / "collected.json"
+    response = {"id": 1, "reference_answer": "4", "samples": [{"response": "4"}]}
+    collected.write_text(json.dumps({"model": "m", "responses": [response]}), "utf-8")
+    names = {"RECORDS": records, "FOLDER": str(folder), "COLLECTED": str(collected)}
+    given = [names.get(one, one) for one in arguments]
     error = run(*given, code=2)
     assert said in error
     assert error.startswith("slm-mux: ") and error.count("\n") == 1
+
+
+def test_serve_tells_a_taken_port_and_a_missing_key_in_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with Upstream() as up:
+        file = pool(up, tmp_path)
+        port = up.base_url.removesuffix("/v1").rpartition(":")[2]
+        error = run("serve", "--pool", file, "--port", port, code=2)
+        assert f"cannot listen at 127.0.0.1, port {port}" in error and error.count("\n") == 1
+        Path(file).write_text(
+            Path(file).read_text("utf-8") + 'api_key_env = "NO_SUCH_KEY"', "utf-8"
+        )
+        error = run("serve", "--pool", file, "--port", "0", code=2)
+        assert "NO_SUCH_KEY is not set" in error and error.count("\n") == 1
+
+
+def test_serve_at_port_nought_says_where_it_is_and_answers(tmp_path: Path) -> None:
+    code = "from slm_mux.cli import main; main()"
+    with Upstream() as up:
+        file = pool(up, tmp_path)
+        command = [sys.executable, "-c", code, "serve", "--pool", file, "--port", "0"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            try:
+                said = process.stderr.readline()
+                url = said.strip().rpartition(" at ")[2].removesuffix("/v1")
+                with build_opener(ProxyHandler({})).open(f"{url}/health", timeout=60) as answer:
+                    assert json.loads(answer.read())["members"] == ["a", "b"]
+            finally:
+                process.terminate()
+                process.wait(30)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +215,9 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
         ('[[member]]\nname = "a"\naccuracy = 1\nuse = "smollm2"\npath = "x"', "no key 'path'"),
         ('[[member]]\nname = "a"\naccuracy = 1\nuse = "openai"', "base_url"),
         ('[pools]\np = ["z"]\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "names 'z'"),
+        ('pools = 3\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "pools: "),
+        ('[pools]\np = "a"\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "pools.p: "),
+        ('[pools]\np = []\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "pools.p: "),
     ],
 )
 def test_a_bad_pool_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:

@@ -110,6 +110,8 @@ def test_members_can_be_named_and_ties_need_a_measured_quality() -> None:
     with pytest.raises(InputError, match=r"m has no measured quality.*tie_break"):
         SLMMux().plan(single("q", 0, 1, 1), bare)
     assert SLMMux(SLMMuxParams(tie_break="order")).plan(single("q", 0, 1, 1), bare).calls
+    with pytest.raises(InputError, match="names 'odd' twice"):
+        SLMMux(SLMMuxParams(members=("large", "odd", "odd"))).plan(single("q", 0, 1, 1), POOL)
     with pytest.raises(InputError, match="did you mean 'large'"):
         SLMMux(SLMMuxParams(members=("larg",))).plan(single("q", 0, 1, 1), POOL)
 

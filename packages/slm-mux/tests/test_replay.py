@@ -140,6 +140,15 @@ def test_the_collect_format_is_read_with_the_number_after_the_marks(tmp_path: Pa
     file.write_text(json.dumps({"model": "m", "responses": [{"id": 1}]}), "utf-8")
     with pytest.raises(InputError, match=r"responses\[0\] needs an id"):
         list(collect_format(file))
+    counted = {"response": "5", "usage": {"prompt_tokens": -1}}
+    for model, samples, said in (
+        ("", [sample], r"responses\[0\] makes no record: model"),
+        ("m", [sample, counted], r"responses\[0\]\.samples\[1\] makes no record: tokens_in"),
+    ):
+        bad = {"model": model, "responses": [response | {"samples": samples}]}
+        file.write_text(json.dumps(bad), "utf-8")
+        with pytest.raises(InputError, match=said):
+            list(collect_format(file))
 
 
 def test_champ_keeps_problems_with_one_number_and_the_prompts_that_give_nothing_away(

@@ -52,5 +52,7 @@ def test_scattered_wrong_answers_let_a_vote_win_below_one_half() -> None:
 def test_distributions_that_cannot_be_are_refused() -> None:
     with pytest.raises(InputError, match="sum to 1"):
         mode_distribution({"A": 0.5}, 2, "A")
+    with pytest.raises(InputError, match="sum to 1"):
+        mode_distribution({"A": float("nan")}, 2, "A")
     with pytest.raises(InputError, match="use replay"):
         mode_distribution({str(i): 1 / 50 for i in range(50)}, 20, "0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 from importlib import resources
 from pathlib import Path
@@ -105,8 +106,9 @@ def serve(
         typer.Option(metavar="NAME", help="Variable with the key that clients must send."),
     ] = None,
 ) -> None:
-    """Serve an OpenAI-compatible endpoint at http://HOST:PORT/v1."""
+    """Serve an OpenAI-compatible endpoint at http://HOST:PORT/v1; port 0 is any that is free."""
     from crosslayer.errors import DependencyError
+    from slm_mux.callers import Callers
     from slm_mux.server import Service, create_app
 
     try:
@@ -122,9 +124,28 @@ def serve(
     service = Service(
         found.backends, found.settings, found.pools, most_waiting=most_waiting, key=key
     )
-    members = ", ".join(found.backends)
-    print(f"slm-mux: {members} at http://{host}:{port}/v1", file=sys.stderr)
-    uvicorn.run(create_app(service), host=host, port=port, log_level="warning")
+
+    async def opened_once() -> None:
+        async with Callers(found.backends):
+            pass
+
+    asyncio.run(opened_once())  # a member's missing key is told before anything listens
+    with _listening(host, port) as at:
+        members, name = ", ".join(found.backends), f"[{host}]" if ":" in host else host
+        print(f"slm-mux: {members} at http://{name}:{at.getsockname()[1]}/v1", file=sys.stderr)
+        config = uvicorn.Config(create_app(service), log_level="warning")
+        uvicorn.Server(config).run(sockets=[at])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; choose another --host or"
+            " --port"
+        ) from error
 
 
 @app.command()

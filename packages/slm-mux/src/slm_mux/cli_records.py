@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +126,9 @@ def search(
         try:
             priced[model] = float(value)
         except ValueError:
-            raise InputError(f"--cost {one}: needs MODEL=NUMBER") from None
+            priced[model] = math.nan
+        if not 0 <= priced[model] < math.inf:
+            raise InputError(f"--cost {one}: needs MODEL=NUMBER, 0 or more")
     flags = bits(table, range(len(table.questions)), _correct(correct))
     found = searching(
         flags, sizes=_numbers(sizes) if sizes else None, lam=lam,
@@ -217,7 +220,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _correct(text: str) -> Correct:
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     rules: dict[str, Correct] = {"mode": "mode", "any": "any", "all": "all"}
     if text in rules:

@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from crosslayer.errors import InputError
 from crosslayer.fetch import fetch, read_catalogue
 from crosslayer.progress import Progress
@@ -57,7 +59,7 @@ def champ(file: Path) -> Iterator[Row]:
                     for prompt in PROMPTS
                 )
                 yield Row(model=model, qid=name, gold=gold, samples=samples, prompt_id="champ")
-    except (AttributeError, KeyError, IndexError, TypeError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValidationError) as error:
         raise InputError(f"{file}: is not CHAMP's v0.json: {error!r}") from error
 
 
@@ -91,9 +93,12 @@ def collect_format(file: Path) -> Iterator[Row]:
         samples = response.get("samples")
         if qid is None or gold is None or not isinstance(samples, list) or not samples:
             raise InputError(f"{where} needs an id, a reference_answer and samples")
-        yield Row(model=model, qid=str(qid), gold=_final(str(gold)), samples=tuple(
-            _sample(f"{where}.samples[{j}]", one) for j, one in enumerate(samples)
-        ))  # fmt: skip
+        read = tuple(_sample(f"{where}.samples[{j}]", one) for j, one in enumerate(samples))
+        try:
+            row = Row(model=model, qid=str(qid), gold=_final(str(gold)), samples=read)
+        except ValidationError as error:
+            raise _no_record(where, error) from None
+        yield row
 
 
 def _sample(where: str, one: Any) -> Recorded:
@@ -101,12 +106,23 @@ def _sample(where: str, one: Any) -> Recorded:
         raise InputError(f"{where} is no object")
     answer = one.get("extracted_answer")
     text = _first(one, "response", "text", "content")
-    usage = one.get("usage") or {}
-    return Recorded(
-        text=None if text is None else str(text),
-        answer=None if answer in (None, "") else str(answer),
-        tokens_in=usage.get("prompt_tokens"),
-        tokens_out=usage.get("completion_tokens"),
+    usage = one.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    try:
+        return Recorded(
+            text=None if text is None else str(text),
+            answer=None if answer in (None, "") else str(answer),
+            tokens_in=counts.get("prompt_tokens"),
+            tokens_out=counts.get("completion_tokens"),
+        )
+    except ValidationError as error:
+        raise _no_record(where, error) from None
+
+
+def _no_record(where: str, error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    return InputError(
+        f"{where} makes no record: {'.'.join(map(str, first['loc']))}: {first['msg']}"
     )
 
 

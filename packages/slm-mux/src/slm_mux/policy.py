@@ -46,7 +46,9 @@ class SLMMux:
         members = [pool.member(name) for name in self.params.members] or list(pool.members)
         self._accuracies = {member.name: self._accuracy(member) for member in members}
         if len(self._accuracies) < len(members):
-            raise InputError(f"slm-mux: 'members' names {members[0].name!r} or another one twice")
+            names = self.params.members
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"slm-mux: 'members' names {twice!r} twice")
         return ServePlan(calls=self._calls(request, 0))
 
     def decide(self, request: Request, results: Sequence[CallResult]) -> Decision:

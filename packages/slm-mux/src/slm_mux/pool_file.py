@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,6 +45,10 @@ class _Member(BaseModel):
     accuracy: float = Field(ge=0, le=1)
     use: str
     system: str | None = None
+
+
+class _Pools(BaseModel):
+    pools: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
 
 
 @dataclass(frozen=True)
@@ -86,15 +90,12 @@ def pool_of(data: dict[str, Any], where: str, folder: Path) -> PoolFile:
         backends[member.name] = backend
         accuracies[member.name] = member.accuracy
     settings: Any = _valid(Settings, {**data, "accuracies": accuracies}, where)
-    named: dict[str, tuple[str, ...]] = {}
-    for name, members in pools.items():
+    named: Any = _valid(_Pools, {"pools": pools}, where)
+    for name, members in named.pools.items():
         for one in members:
             if one not in backends:
-                raise InputError(
-                    f"{where}: pool {name!r} names {one!r}; {nearest(str(one), backends)}"
-                )
-        named[name] = tuple(members)
-    return PoolFile(backends, settings, named)
+                raise InputError(f"{where}: pool {name!r} names {one!r}; {nearest(one, backends)}")
+    return PoolFile(backends, settings, named.pools)
 
 
 def _valid(model: type[BaseModel], values: Any, where: str) -> BaseModel:

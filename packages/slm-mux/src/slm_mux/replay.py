@@ -100,7 +100,7 @@ def replay(
     samples of each model, the accuracies, and all recorded samples in drawn order. Self-consistency
     at n x k samples of the best model is there only where so many are recorded.
     """
-    if k > table.samples:
+    if not 1 <= k <= table.samples:
         raise InputError(
             f"{k} samples cannot be drawn without replacement: the records hold {table.samples} of"
             " every model and question"

@@ -98,6 +98,8 @@ def search(
     questions for the interval. Errors: InputError where no subset is allowed.
     """
     n = len(known.models)
+    if not 0 <= lam < np.inf:
+        raise InputError(f"lambda = {lam}: 0 or more, and finite")
     allowed = set(range(1, n + 1) if sizes is None else sizes)
     price = np.array([(costs or {}).get(model, 1.0) for model in known.models])
     if not allowed & set(range(1, n + 1)):

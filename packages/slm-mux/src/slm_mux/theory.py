@@ -31,7 +31,8 @@ def mode_distribution(answers: Distribution, k: int, gold: str) -> dict[tuple[in
     for probabilities that do not sum to 1, or for too many outcomes to sum over.
     """
     names = [name for name, p in answers.items() if p > 0]
-    if abs(sum(answers.values()) - 1) > 1e-9 or min(answers.values()) < 0:
+    sums = abs(sum(answers.values()) - 1) <= 1e-9  # never with NaN
+    if not sums or min(answers.values()) < 0:
         raise InputError(f"the probabilities of {sorted(map(str, answers))} do not sum to 1")
     if comb(k + len(names) - 1, k) > MOST_OUTCOMES:
         raise InputError(
