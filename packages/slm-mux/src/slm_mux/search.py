@@ -232,8 +232,11 @@ def _members(mask: int, n: int) -> list[int]:
 
 
 def _earlier(masks: np.ndarray, n: int) -> np.ndarray:
-    """A key that is smaller for subsets of earlier models."""
-    return np.array([-int(format(int(mask), f"0{n}b")[::-1], 2) for mask in masks], dtype=object)
+    """A key that is smaller for subsets of earlier models: the bits from behind, negative."""
+    key = np.zeros_like(masks)
+    for i in range(n):
+        key -= (masks >> i & 1) << (n - 1 - i)
+    return key
 
 
 def _beam(
