@@ -76,6 +76,33 @@ def test_h2o_keeps_what_was_attended_to_over_all_time_and_not_only_lately() -> N
     assert 3 in row.position[0][0].tolist()
 
 
+def test_snapkv_keeps_what_the_last_queries_attend_to_and_its_neighbours() -> None:
+    row = EvictingRow(BaselineSettings(method="snapkv", budget_tokens=16 + 7), 1)
+    q, k, v = (torch.zeros(n, 64, 32) for n in (2, 1, 1))
+    k[0, 8, 0] = q[:, :48, 0] = 10.0  # token 8 gets the attention of all but the last 16 queries
+    k[0, 30, 1] = q[:, 48:, 1] = 10.0  # token 30 gets theirs
+    for start in range(0, 64, 16):
+        part = slice(start, start + 16)
+        row.begin(16)
+        row.attend(0, q[:, part], k[:, part], v[:, part], 1.0)
+        row.since = 0 if start < 48 else row.since  # evict once, at the end
+    row.settle()
+    assert row.position[0][0].tolist() == [*range(27, 34), *range(48, 64)]
+
+
+def test_rkv_drops_what_resembles_other_keys_where_attention_is_equal() -> None:
+    row = EvictingRow(BaselineSettings(method="rkv", budget_tokens=20), 1)
+    q, v = torch.zeros(2, 32, 32), torch.zeros(1, 32, 32)  # queries of zero: equal attention
+    k = torch.zeros(1, 32, 32)
+    k[..., 0] = 1.0  # all alike, but for four
+    for i, at in enumerate((1, 5, 6, 12)):
+        k[0, at] = torch.eye(32)[1 + i]
+    row.begin(32)
+    row.attend(0, q, k, v, 1.0)
+    row.settle()
+    assert row.position[0][0].tolist() == [1, 5, 6, 12, *range(16, 32)]
+
+
 def test_the_window_keeps_its_sinks_and_the_last_tokens() -> None:
     row = EvictingRow(BaselineSettings(method="window", budget_tokens=20, sinks=4), 1)
     fed(row, [16] * 5)

@@ -14,7 +14,7 @@ from crosslayer.kinds import ModelArtifact
 from thinkv.calibration import Calibration, CalibrationSettings, fit, model_hash
 from thinkv.density import find_modes
 from thinkv.sparsity import row_sparsity, streamed_sparsity
-from thinkv.thoughts import Thought
+from thinkv.thoughts import Thought, thought_of
 
 
 def mixture(centres: list[float], seed: int, n: int = 400, sigma: float = 0.03) -> np.ndarray:
@@ -89,17 +89,17 @@ def test_thresholds_are_the_valleys_averaged_over_prompts_and_layers() -> None:
     assert found.thresholds == pytest.approx((0.35, 0.65), abs=0.03)
     assert found.shares == pytest.approx((1 / 3, 1 / 3, 1 / 3), abs=0.02)
     low, high = found.thresholds or (0, 0)
-    assert found.classify(low - 1e-9) == Thought.EXECUTION
-    assert found.classify(low) == Thought.REASONING
-    assert found.classify(high - 1e-9) == Thought.REASONING
-    assert found.classify(high) == Thought.TRANSITION
+    assert thought_of(low - 1e-9, found.thresholds) == Thought.EXECUTION
+    assert thought_of(low, found.thresholds) == Thought.REASONING
+    assert thought_of(high - 1e-9, found.thresholds) == Thought.REASONING
+    assert thought_of(high, found.thresholds) == Thought.TRANSITION
 
 
 def test_too_few_trimodal_layers_fall_back_to_one_type_and_say_so() -> None:
     found = fit(prompts(6, 3), CalibrationSettings(), "m", "h")
     assert (found.status, found.thresholds, found.layers) == ("fallback", None, ())
     assert "3 of 6 layers have 3 modes" in found.reason
-    assert {found.classify(s) for s in (0.0, 0.5, 1.0)} == {Thought.REASONING}
+    assert {thought_of(s, found.thresholds) for s in (0.0, 0.5, 1.0)} == {Thought.REASONING}
     assert [one.modes[0] for one in found.per_layer] == [3, 3, 3, 1, 1, 1]
 
 

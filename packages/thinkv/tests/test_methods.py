@@ -61,4 +61,6 @@ def test_unknown_names_and_too_few_bytes_are_refused() -> None:
         method("snapk", SHAPE, 1e6)
     with pytest.raises(InputError, match="allow more bytes"):
         method("window", SHAPE, 1000)
+    with pytest.raises(InputError, match="known types"):
+        method("oracle", SHAPE, 1e6)
     assert len(set(METHODS)) == len(METHODS)

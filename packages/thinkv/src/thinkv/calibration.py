@@ -98,15 +98,6 @@ class Calibration(BaseModel):
             raise ValueError(f"thresholds {self.thresholds} do not ascend")
         return self
 
-    def classify(self, sparsity: float) -> Thought:
-        """Below theta 1: E; from there below theta 2: R; from theta 2 on: T."""
-        if self.thresholds is None:
-            return Thought.REASONING
-        low, high = self.thresholds
-        if sparsity < low:
-            return Thought.EXECUTION
-        return Thought.REASONING if sparsity < high else Thought.TRANSITION
-
     def save(self, path: Path) -> None:
         """Write the JSON artefact. InputError for a place that cannot be written."""
         writable(path)

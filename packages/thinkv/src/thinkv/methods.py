@@ -56,7 +56,8 @@ def method(
 ) -> Method:
     """The method of that name within layer_bytes. labeller: how thinkv and its relatives label.
 
-    InputError for an unknown name, and for bytes that hold not even one group.
+    InputError for an unknown name, for bytes that hold not even one group, and for given labels
+    that are not given.
     """
     if name not in METHODS:
         raise InputError(f"no method {name!r}; {nearest(name, METHODS)}")
@@ -70,6 +71,8 @@ def method(
         settings = BaselineSettings(method=name, budget_tokens=budget, seed=seed)  # type: ignore[arg-type]
         return Method(name, budget, lambda n: EvictingRow(settings, n))
     rules, labeller = rules or Rules(), labeller or Labeller()
+    if name in ("shuffled", "oracle") and labeller.labels is None:
+        raise InputError(f"{name} needs a text whose segments have known types; use thinkv")
     if name == "one-type":
         labeller, rules = Labeller(), replace(rules, trigger="never")
     if name == "tbe":

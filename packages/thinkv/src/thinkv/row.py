@@ -21,7 +21,7 @@ from thinkv.kmeans import representatives
 from thinkv.layout import GROUP, CacheFormat
 from thinkv.paged import Pool
 from thinkv.sparsity import row_sparsity
-from thinkv.thoughts import CUT, PROMPT, HeadReduce, Rules, Shrink, Thought, Timeline
+from thinkv.thoughts import CUT, PROMPT, HeadReduce, Rules, Shrink, Thought, Timeline, thought_of
 
 BUFFERS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -45,12 +45,7 @@ class Labeller:
         """The type of the segment of that index."""
         if self.labels is not None:
             return self.labels[segment] if segment < len(self.labels) else Thought.REASONING
-        if self.thresholds is None or sparsity is None:
-            return Thought.REASONING
-        low, high = self.thresholds
-        if sparsity < low:
-            return Thought.EXECUTION
-        return Thought.REASONING if sparsity < high else Thought.TRANSITION
+        return thought_of(sparsity, self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -171,8 +166,6 @@ class ThinKVRow:
         while self.timeline.room == 0:
             index = len(self.timeline.segments)
             values = self.sparsities.pop(index, None)
-            if values is None and self.sparsities:  # several segments began in one pass
-                values = self.sparsities[max(self.sparsities)]
             sparsity = sum(values) / len(values) if values else None
             label = self.settings.labeller.label(index, sparsity)
             self.history.append((self.timeline.generated, sparsity, label))

@@ -30,6 +30,16 @@ class Thought(IntEnum):
         return self.name[0]
 
 
+def thought_of(sparsity: float | None, thresholds: tuple[float, float] | None) -> Thought:
+    """Below theta 1: E; from there below theta 2: R; from theta 2 on: T. Nothing to go by: R."""
+    if thresholds is None or sparsity is None:
+        return Thought.REASONING
+    low, high = thresholds
+    if sparsity < low:
+        return Thought.EXECUTION
+    return Thought.REASONING if sparsity < high else Thought.TRANSITION
+
+
 @dataclass(frozen=True)
 class Rules:
     """segment_tokens: refresh interval tau. schedule: tokens that a segment keeps after its 1st,
