@@ -161,14 +161,23 @@ def test_calls_that_a_policy_stops_waiting_for_are_counted_as_they_were_asked(
         assert report.table("members").rows == (("a", 20, 140, 50, 0),)
 
 
-def test_the_policy_never_sees_the_reference_answer(tmp_path: Path) -> None:
+def test_a_policy_sees_how_long_the_prompt_is_and_never_the_reference_answer(
+    tmp_path: Path,
+) -> None:
+    class Counting(Letters):
+        def count_tokens(self, messages: Any) -> int:
+            return sum(len(message.content) for message in messages)
+
     class Peeking(Single):
         def plan(self, request: Any, pool: Any) -> Any:
             assert request.reference_answer is None
+            seen.append(request.call.prompt_tokens)
             return super().plan(request, pool)
 
-    data = questions(tmp_path / "q.jsonl", [{"id": "q", "prompt": "?", "answer": "A"}])
-    evaluated(tmp_path, Stack(policy=Peeking(), backends={"a": Letters("a")}), data)
+    seen: list[int] = []
+    data = questions(tmp_path / "q.jsonl", [{"id": "q", "prompt": "why?", "answer": "A"}])
+    evaluated(tmp_path, Stack(policy=Peeking(), backends={"a": Counting("a")}), data)
+    assert set(seen) == {4}
 
 
 def test_wilsons_interval_has_the_values_of_the_literature() -> None:

@@ -171,6 +171,10 @@ def test_answers_that_were_paid_for_outlive_a_run_that_failed_or_was_interrupted
 
         assert sent(Interrupting()) == (1, None)
         count, report = sent()
+        # what is to be asked in every run goes on from nowhere
+        (tmp_path / "p.toml").write_text(text.replace("api_key_env", 'ask = "always"\napi_key_env'))
+        server.replies["refused"] = (400, {"error": {"message": "no"}}, {})
+        assert [sent(), sent()] == [(13, None), (13, None)]
     assert count == 0
     assert report is not None
     assert report.metric("calls_per_question").value == 1
