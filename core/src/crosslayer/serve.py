@@ -93,14 +93,18 @@ def serve(
     return tuple(served[id] for id in order)
 
 
-def serve_each(requests: Iterable[Request], loop: PolicyLoop) -> Iterator[ServedRequest]:
-    """Serve requests (in order of arrival) to the end and give each away when it is over: for more
-    of them than memory holds.
+def serve_each(
+    requests: Iterable[Request], loop: PolicyLoop, until_ns: int = LAST_NS
+) -> Iterator[ServedRequest]:
+    """Serve requests (in order of arrival) to the end, or to an instant, and give each away when it
+    is over: for more of them than memory holds.
     """
     for request in in_order_of_arrival(requests):
+        if request.arrival_ns > until_ns:
+            break
         yield from _run(loop, request.arrival_ns)
         loop.submit(request)
-    yield from _run(loop, LAST_NS)
+    yield from _run(loop, until_ns)
 
 
 def _run(loop: PolicyLoop, until_ns: int) -> Iterator[ServedRequest]:

@@ -17,8 +17,10 @@ from conftest import (
     trace_of,
 )
 
-from crosslayer.contracts.calls import LLMCall
+from crosslayer.contracts.calls import LLMCall, Request, Stage
+from crosslayer.contracts.requests import RequestTrace
 from crosslayer.contracts.serving import Done, ServePlan
+from crosslayer.errors import InputError
 from crosslayer.serve import OneCall, serve
 from crosslayer.traces.closed_loop import ClosedLoop
 from hermes_sim.params import HermesParams
@@ -164,3 +166,44 @@ def test_calls_of_one_instant_begin_together_through_a_policy_too(scheduler):
     served = serve(trace, OneCall(), Hermes()._pool(tiny_stack(), service.cluster), service)
     assert [one.finished_ns for one in served] == outcome.last_ns.tolist()
     assert service.cluster.clients[0].iterations == cluster.clients[0].iterations
+
+
+def test_a_policy_and_users_who_wait_end_at_until_s_too(context):
+    trace, until_s = poisson_trace(60, 5000), 0.006
+    outcome, _ = outcome_of(tiny_stack(), trace, until_s=until_s)
+    assert 0 < outcome.censored < 60
+    hermes = Hermes(HermesParams(until_s=until_s, table_rows=100))
+    report = hermes.simulate(replace(tiny_stack(), policy=OneCall()), trace, context)
+    assert report.metric("censored_requests").value == outcome.censored
+    assert report.metric("e2e_mean_s").samples == len(outcome)
+    users = ClosedLoop(3, *(np.full(10, n) for n in (0, 50, 20)))
+    whole = Hermes().simulate_closed(tiny_stack(), users, context)
+    ends = sorted(row[1] + row[4] for row in whole.table("requests").rows)
+    hermes = Hermes(HermesParams(until_s=ends[4] + 1e-9))
+    report = hermes.simulate_closed(tiny_stack(), users, context)
+    assert report.metric("censored_requests").value == 3
+    assert len(report.table("requests").rows) == len([at for at in ends if at <= ends[4]])
+
+
+def test_users_who_wait_are_routed_over_equal_instances(context):
+    users = ClosedLoop(8, *(np.full(40, n) for n in (0, 50, 20)))
+    stack = tiny_stack(tiny_instance("a"), tiny_instance("b"))
+    report = Hermes().simulate_closed(stack, users, context)
+    a, b = (row[1] for row in report.table("clients").rows)
+    assert a and b
+
+
+def test_a_stage_that_takes_its_time_from_the_prompt_is_refused_with_a_policy(context):
+    request = Request(
+        id="r", arrival_ns=0,
+        nodes=(Stage(id="s", kind="guard"), LLMCall(prompt_tokens=9, output_tokens=2)),
+        edges=(("s", "call"),),
+    )  # fmt: skip
+    trace = RequestTrace.from_requests([request])
+    stack = replace(tiny_stack(), policy=OneCall())
+    fixed = HermesParams.model_validate({"stages": {"guard": {"seconds": 0.5}}})
+    assert Hermes(fixed).simulate(stack, trace, context).metric("e2e_mean_s").value > 0.5
+    for given in ({"token_s": 1e-3}, {"client": "tiny"}):
+        params = HermesParams.model_validate({"stages": {"guard": given}})
+        with pytest.raises(InputError, match=r"'guard'.*give it `seconds`"):
+            Hermes(params).simulate(stack, trace, context)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from crosslayer.contracts.calls import LLMCall, Request, nanoseconds
+from crosslayer.contracts.calls import LAST_NS, LLMCall, Request, nanoseconds
 from crosslayer.errors import ComponentError
 from crosslayer.traces.lengths import Lengths
 
@@ -68,8 +68,11 @@ class ClosedLoop:
             yield self.request(user, user, 0)
 
 
-def serve_closed(workload: ClosedLoop, loop: PolicyLoop) -> Iterator[ServedRequest]:
-    """Run all requests of a closed loop through a policy loop, in order of finishing.
+def serve_closed(
+    workload: ClosedLoop, loop: PolicyLoop, until_ns: int = LAST_NS
+) -> Iterator[ServedRequest]:
+    """Run all requests of a closed loop, or those that end by an instant, through a policy loop, in
+    order of finishing.
 
     Errors: ComponentError if the service stops before every request is answered.
     """
@@ -79,8 +82,10 @@ def serve_closed(workload: ClosedLoop, loop: PolicyLoop) -> Iterator[ServedReque
     user_of = {str(user): user for user in range(made)}
     served = 0
     while served < len(workload):
-        now, over = loop.advance()
+        now, over = loop.advance(until_ns)
         if not over:
+            if until_ns < LAST_NS:
+                return
             raise ComponentError(
                 f"closed loop: {len(workload) - served} requests are open and nothing happens"
             )

@@ -27,6 +27,9 @@ class ServedRows:
         self._labels: list[tuple[str, str | None]] = []
         self._reasons: Counter[str] = Counter()
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def add(self, one: ServedRequest) -> None:
         """Keep what is needed of a request that is over."""
         arrival, end = one.request.arrival_ns, one.finished_ns

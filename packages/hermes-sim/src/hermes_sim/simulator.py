@@ -10,7 +10,7 @@ import numpy as np
 
 from crosslayer.backends.members import MemberBackend
 from crosslayer.call_service import stack_pool
-from crosslayer.contracts.calls import Request, Stage
+from crosslayer.contracts.calls import LAST_NS, Request, Stage
 from crosslayer.contracts.report import Report, WrittenFile
 from crosslayer.contracts.serving import Pool, PoolMember
 from crosslayer.errors import InputError
@@ -34,8 +34,6 @@ from hermes_sim.tape import Tape
 if TYPE_CHECKING:
     from crosslayer.contracts.requests import RequestTrace
     from crosslayer.kinds import RunContext, Stack
-
-FOREVER = 2**63 - 1
 
 
 class Hermes:
@@ -67,20 +65,22 @@ class Hermes:
     def simulate_closed(self, stack: Stack, users: ClosedLoop, context: RunContext) -> Report:
         """The same for users who wait for an answer before they ask again."""
         cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
-        pool, books = self._pool(stack, cluster), dict[str, tuple[int, int]]()
+        pool = self._pool(stack, cluster, by_model=stack.policy is None)
+        books: dict[str, tuple[int, int]] = {}
         loop = PolicyLoop(
             stack.policy or OneCall(), pool, HermesService(cluster, books), LengthsOnly(),
             seed=context.seed, stage_seconds=self._stage_seconds,
         )  # fmt: skip
         rows = ServedRows(books)
-        for one in serve_closed(users, loop):
+        for one in serve_closed(users, loop, self._until_ns):
             rows.add(one)
-        return self._report(stack, rows.outcome({}), cluster, tape, notes, context)
+        made = min(len(users), len(rows) + users.users)
+        outcome = rows.outcome({}, censored=made - len(rows))
+        return self._report(stack, outcome, cluster, tape, notes, context)
 
     def run(self, stack: Stack, trace: RequestTrace, cluster: Cluster) -> Outcome:
         """Run a trace on a cluster that was built for the stack, without a policy."""
-        params = self.params
-        until = FOREVER if params.until_s is None else round(params.until_s * 1e9)
+        params, until = self.params, self._until_ns
         if needs_flows(trace, params):
             flows = Flows(cluster, trace, params, default_group(stack, cluster.groups))
             cluster.events.run(until)
@@ -121,17 +121,19 @@ class Hermes:
                 position[request.id] = len(position)
                 yield request
 
-        for one in serve_each(arriving(), loop):
+        for one in serve_each(arriving(), loop, self._until_ns):
             rows.add(one)
         notes.append("Calls are planned by the policy; stages between them have servers enough.")
-        return rows.outcome(position)
+        return rows.outcome(position, censored=len(trace) - len(rows))
 
-    def _pool(self, stack: Stack, cluster: Cluster) -> Pool:
-        """The stack's pool; else a member an instance, or one a model where roles are split."""
+    def _pool(self, stack: Stack, cluster: Cluster, by_model: bool = False) -> Pool:
+        """The stack's pool; else a member an instance, or one a model where roles are split or
+        `by_model` says so.
+        """
         if stack.pool is not None:
             cluster.groups = service_groups(cluster.groups, stack.pool.names)
             return stack.pool
-        if all(instance.role == "any" for instance in stack.instances):
+        if not by_model and all(one.role == "any" for one in stack.instances):
             return stack_pool(stack)
         specs = {one.model.spec.name: one.model.spec for one in stack.instances}
         members = [
@@ -139,10 +141,20 @@ class Hermes:
         ]
         return Pool(members=tuple(members))
 
+    @property
+    def _until_ns(self) -> int:
+        """When the simulation ends."""
+        return LAST_NS if self.params.until_s is None else round(self.params.until_s * 1e9)
+
     def _stage_seconds(self, stage: Stage) -> float | None:
         params = self.params.stages.get(stage.kind)
         if stage.seconds is not None or params is None:
             return stage.seconds
+        if params.client is not None or params.token_s or params.adds_tokens:
+            raise InputError(
+                f"stage {stage.kind!r}: with a policy nothing says what its request's prompt holds,"
+                " so client, token_s and adds_tokens cannot be used; give it `seconds`"
+            )
         return stage_seconds(params, 0)
 
     def _report(
