@@ -14,7 +14,7 @@ import pytest
 from chat_server import FAILS, ChatServer, answer, said
 from pydantic import ValidationError
 
-from crosslayer.backends.openai import OpenAIBackend, _refused, _retry_after
+from crosslayer.backends.openai import OpenAIBackend, _Failure, _refused, _retry_after
 from crosslayer.backends.params import OpenAIParams
 from crosslayer.backends.protocol import BackendError, Generation, Prompt, Usage, prompt
 from crosslayer.backends.recording import Recorder
@@ -161,7 +161,7 @@ def test_samples_that_were_answered_are_recorded_when_another_of_their_prompt_fa
     assert [one.text for one in made.samples] == [
         said("500: n", seed) for seed in asked[0].sampling.seeds
     ]
-    direct = backend(server, attempts=1)
+    direct = backend(server, attempts=1, concurrency=1)  # the first fails before the others go
     with pytest.raises(BackendError):
         direct.generate([prompt("500: direct", seed=1, n=3)])
     assert (direct.usage().attempts, direct.usage().failed) == (3, 3)
@@ -203,15 +203,40 @@ def test_retry_after_is_a_number_of_seconds_or_a_date(asks: str, seconds: float 
     assert _retry_after(headers) == seconds
 
 
+def test_waits_double_up_to_the_longest_and_are_drawn_between_the_half_and_the_whole(
+    server: ChatServer,
+) -> None:
+    asking = backend(server, wait_s=1.0, longest_wait_s=5.0, attempts=9)
+    for attempt, whole in enumerate((1.0, 2.0, 4.0, 5.0, 5.0)):
+        waits = [asking._wait(_Failure("slow", True), attempt) or 0.0 for _ in range(200)]
+        assert whole / 2 <= min(waits) < 0.6 * whole
+        assert 0.9 * whole < max(waits) <= whole
+    assert asking._wait(_Failure("slow", True, wait_s=4.5), 0) == 4.5
+    assert asking._wait(_Failure("slow", True, wait_s=5.5), 0) is None
+    assert asking._wait(_Failure("slow", True), 8) is None
+
+
+def test_a_log_probability_that_rounding_lifts_above_zero_is_zero(server: ChatServer) -> None:
+    made = reply()
+    lifted = {"token": "fine", "logprob": 1e-7, "bytes": None, "top_logprobs": []}
+    made["choices"][0]["logprobs"] = {"content": [lifted]}
+    server.replies["lifted"] = (200, made, {})
+    (sample,) = backend(server).generate([prompt("lifted: x", logprobs=True)])[0].samples
+    assert sample.logprobs is not None
+    assert sample.logprobs[0].logprob == 0.0
+
+
 def test_a_key_that_the_endpoint_echoes_is_hidden_wherever_its_message_is_cut(
     server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOY_KEY", SECRET)
+    quoted = SECRET + "\\'"  # an endpoint's message is often the repr of a body
     for before in range(150, 200):
-        error = SimpleNamespace(
-            status_code=400, message="." * before + SECRET, response=SimpleNamespace(headers={})
-        )
-        assert SECRET[:4] not in str(_refused(error, "TOY_KEY", SECRET))
+        for key, echo in ((SECRET, SECRET), (quoted, repr(quoted)[1:-1])):
+            error = SimpleNamespace(
+                status_code=400, message="." * before + echo, response=SimpleNamespace(headers={})
+            )
+            assert SECRET[:4] not in str(_refused(error, "TOY_KEY", key))
     server.replies["cut"] = (400, {"error": {"message": "." * 150 + SECRET}}, {})
     with pytest.raises(BackendError) as refused:
         backend(server, api_key_env="TOY_KEY").generate([prompt("cut: x")])

@@ -244,14 +244,9 @@ def test_collectives_go_to_the_topology_and_without_one_to_the_port() -> None:
 
 
 def test_only_the_ways_between_the_devices_that_take_part_count() -> None:
-    rates = {
-        ("a", "b"): 4e9,
-        ("b", "c"): 2e9,
-        ("c", "d"): 8e9,
-        ("d", "hub"): 1e3,
-        ("hub", "a"): 16e9,
-    }
-    links = [Link(a=a, b=b, bytes_per_s=rate, latency_s=1e-6) for (a, b), rate in rates.items()]
+    ring = (("a", "b", 4e9, 1e-6), ("b", "c", 2e9, 1e-6), ("c", "d", 8e9, 3e-6),
+            ("d", "hub", 1e3, 9e-6), ("hub", "a", 16e9, 9e-6))  # fmt: skip
+    links = [Link(a=a, b=b, bytes_per_s=rate, latency_s=late) for a, b, rate, late in ring]
     network = Topology(nodes=("a", "b", "c", "d", "hub"), links=tuple(links))
     reduce = ops.Collective(payload_bytes=1e9, devices=2)
 
@@ -260,12 +255,12 @@ def test_only_the_ways_between_the_devices_that_take_part_count() -> None:
 
     pair = {"devices": 2, "tensor_parallel": 2}
     assert seconds(reduce, **pair) == pytest.approx(2e-6 + 1e9 / 4e9)
-    assert seconds(reduce, place="c", **pair) == pytest.approx(2e-6 + 1e9 / 8e9)
+    assert seconds(reduce, place="c", **pair) == pytest.approx(2 * 3e-6 + 1e9 / 8e9)
     # two stages of two: rings a-b and c-d; a to c and b to d go over b-c
     four = {"devices": 4, "tensor_parallel": 2, "pipeline_parallel": 2}
-    assert seconds(reduce, **four) == pytest.approx(2e-6 + 1e9 / 4e9)
+    assert seconds(reduce, **four) == pytest.approx(2 * 3e-6 + 1e9 / 4e9)
     send = ops.Collective(payload_bytes=1e9, devices=2, kind="send")
-    assert seconds(send, **four) == pytest.approx(2e-6 + 1e9 / 2e9)
+    assert seconds(send, **four) == pytest.approx(1e-6 + 3e-6 + 1e9 / 2e9)
     # from d on there is no room for four: they are in one node, on the A100's port
     assert seconds(reduce, place="d", **four) == pytest.approx(2 * 0.6e-6 + 1e9 / 300e9)
     with pytest.raises(InputError, match="no node 'e'"):

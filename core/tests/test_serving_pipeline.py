@@ -17,7 +17,7 @@ from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sample, Usa
 from crosslayer.call_service import stack_seconds
 from crosslayer.contracts.calls import LLMCall, Message, Request, single
 from crosslayer.contracts.requests import RequestTrace
-from crosslayer.contracts.serving import Done, Pool, PoolMember
+from crosslayer.contracts.serving import Done, Pool, PoolMember, Wait
 from crosslayer.discovery import discover
 from crosslayer.errors import InputError
 from crosslayer.kinds import Instance, RunContext, Stack
@@ -115,6 +115,24 @@ def test_a_call_that_nobody_reads_counts_with_the_tokens_it_made(
     assert row[4:6] == (2, 10)
     assert row[6] in tokens
     assert row[7] == "a, b"
+
+
+def test_the_first_token_of_any_call_counts_and_deadlines_by_the_end(tmp_path: Path) -> None:
+    calls = [call(name, 5, "a").model_copy(update={"prompt_tokens": n})
+             for name, n in (("long", 4000), ("short", 10), ("middle", 400))]  # fmt: skip
+    serving = stack(policy=Plan(tuple(calls), [Wait()] * 8 + [Done(answer="x")] * 4))
+    first = stack_seconds(serving)(calls[1])[0]
+    end = stack_seconds(serving)(calls[0])[1]
+    deadlines = (end * 0.9, end * 1.1, end * 2, None)
+    trace = RequestTrace.from_requests([
+        single(f"r{i}", 0, 5, 5).model_copy(update={"deadline_ns": at and round(at * 1e9)})
+        for i, at in enumerate(deadlines)
+    ])  # fmt: skip
+    report = Isolated().simulate(serving, trace, context(tmp_path))
+    for row in report.table("requests").rows:
+        assert row[2:4] == pytest.approx((first, end), abs=1e-8)
+    missed = report.metric("missed_deadlines")
+    assert (missed.value, missed.samples) == (1 / 3, 3)
 
 
 def test_what_is_kept_of_a_served_request_is_small(tmp_path: Path) -> None:
