@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -184,16 +183,15 @@ def _parameters(ctx: typer.Context, kind: str, use: str, values: dict[str, Any])
 
 
 def _values(given: list[str] | None) -> dict[str, Any]:
-    """KEY=VALUE pairs; a value is TOML, or plain text where it is no TOML."""
+    """KEY=VALUE pairs, values as in `crosslayer sweep`: TOML, or the text where it is none."""
+    from crosslayer.sweeps.settings import read_value
+
     found = {}
     for pair in given or []:
         key, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"{pair!r} is no KEY=VALUE, such as sparsity=0.5")
-        try:
-            found[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key] = text
+        found[key] = read_value(text)
     return found
 
 
