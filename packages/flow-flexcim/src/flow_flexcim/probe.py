@@ -77,10 +77,6 @@ def probe_costs(
     offered: list[tuple[NMSparsity, ...]] = []
     costs: list[list[float]] = []
     for i, block in enumerate(progress.track(blocks, "probing", total=len(blocks))):
-        if block.dense:
-            offered.append((base[i],))
-            costs.append([0.0])
-            continue
         points = {base[i].density: 0.0}
         for pattern in probed_patterns(choices[i], base[i], reach):
             mask(block, pattern)
