@@ -200,6 +200,38 @@ def test_energy_is_the_sum_of_its_parts_and_streaming_adds_the_dram() -> None:
     assert more.joules - on_chip.joules == pytest.approx(parts["cells_j"])  # type: ignore[operator]
 
 
+def test_the_energy_of_a_tile_is_what_its_gates_and_bytes_are_counted_to() -> None:
+    params = FlexCiMParams(macros=1)
+    op = ops.Gemm(
+        m=3, k=512, n=32, weight_format="int8", activation_format="int8", sparsity="2:8",
+        annotations=(("flexcim.per_cell_gating.4x32x32", 4.0),),
+    )  # fmt: skip
+    cost = FlexCiM(params).estimate(op)
+    shots = 3 * 4  # tokens x passes
+    tree = 16 * 16 + 8 * 17 + 4 * 18 + 2 * 19 + 1 * 20  # adders x bits, 32 rows to one
+    row = 4 * (3 + 3) * 16  # 4 selectors of 4 pairs, 4 of 4 selectors, a pair is 16 bits
+    expected = {
+        "cells": 3 * 512 * 32 / 4 * tech.MULTIPLIER_J,
+        "trees": shots * 4 * 32 * tree * tech.ADDER_J,
+        "merge": shots * 32 * ((3 * 21 + 32) * tech.ADDER_J + 32 * tech.REGISTER_J),
+        "select": shots * (32 * row + 4096 * 8) * tech.SELECT_J + shots * 4096 * 2 * tech.COMPARE_J,
+        "buffers": (3 * 512 + 2 * 3 * 32 * 4) * tech.SRAM_J_PER_BYTE,  # sums: read and written
+        "loading": 4096 * 11 / 8 * tech.SRAM_J_PER_BYTE,
+        "dram": 0.0,
+    }
+    detail = dict(cost.detail)
+    assert {part: detail[f"{part}_j"] for part in expected} == pytest.approx(expected)
+    assert detail["cycles"] == 32 + max(32, shots) + 3
+    leakage = 0.01 * sum(area_mm2(params).values()) * cost.seconds
+    assert cost.joules == pytest.approx(sum(expected.values()) + leakage)
+
+
+def test_dense_weights_are_streamed_without_index_bits() -> None:
+    for preset in PRESETS:
+        params = FlexCiMParams(preset=preset, weights="streamed")  # type: ignore[arg-type]
+        assert FlexCiM(params).estimate(gemm(None, 1)).seconds == 4096 * 4096 / 25.6e9
+
+
 def test_selectors_of_their_own_cost_area() -> None:
     shared = area_mm2(FlexCiMParams(select_sharing="per_cell_gating"))
     ideal = area_mm2(FlexCiMParams(select_sharing="ideal"))

@@ -19,8 +19,10 @@ from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.models.random_model import random_model
 from flow_flexcim import Flow, FlowParams
 from flow_flexcim.linears import BlockLinears, decoder_linears
+from flow_flexcim.modules import live_linears, weight_of
 from flow_flexcim.plan import level_plan, uniform_plan
 from flow_flexcim.prune import calibrate, calibration_windows
+from flow_flexcim.signals import block_signals
 from flow_flexcim.wanda import keep_mask, scores
 
 
@@ -92,6 +94,61 @@ def test_the_mask_keeps_the_largest_scores_of_the_calibration_text(
     assert torch.equal(result.live.module.get_submodule(path).weight, torch.where(keep, dense, 0.0))
     assert keep.float().mean() == 0.5
     assert not torch.equal(keep, keep_mask(dense.abs(), NMSparsity(2, 4))), "norms had no effect"
+
+
+def test_sequential_masks_see_the_inputs_of_a_model_whose_earlier_blocks_are_pruned(
+    tiny: ModelArtifact, context: RunContext, text: str
+) -> None:
+    assert tiny.live is not None
+    transform = flow(text, plan="uniform", pattern="2:4", calibration_inputs="sequential")
+    windows = calibration_windows(tiny.live, transform.params, context)
+    blocks, pattern = decoder_linears(tiny.spec), NMSparsity(2, 4)
+    result = transform.transform(tiny, context)
+    assert result.live is not None
+    after = live_linears(result.live.module, blocks)
+    # The last block dense again, as it was when its inputs were looked at.
+    before = live_linears(tiny.live.module, blocks)
+    half = result.live.copy()
+    for spec in blocks[2].linears:
+        with torch.no_grad():
+            live_linears(half.module, blocks)[str(spec.path)].weight.copy_(  # type: ignore[operator]
+                before[str(spec.path)].weight
+            )
+    seen = calibrate(half, blocks, windows, transform.params, context)
+    dense = calibrate(tiny.live, blocks, windows, transform.params, context)
+    differ = 0
+    for path in (str(spec.path) for spec in blocks[2].linears):
+        weight = weight_of(before[path])
+        keep = keep_mask(scores(weight, seen[path].mean_square), pattern)
+        assert torch.equal(weight_of(after[path]), torch.where(keep, weight, 0.0))
+        differ += int((keep != keep_mask(scores(weight, dense[path].mean_square), pattern)).sum())
+    assert differ > 0
+
+
+def test_magnitude_looks_at_no_input_in_its_mask_nor_in_its_signals(
+    tiny: ModelArtifact, context: RunContext, text: str
+) -> None:
+    assert tiny.live is not None
+    result = flow(text, plan="uniform", pattern="2:4", metric="magnitude").transform(tiny, context)
+    assert result.live is not None
+    blocks, pattern = decoder_linears(tiny.spec), NMSparsity(2, 4)
+    before, after = (live_linears(m.module, blocks) for m in (tiny.live, result.live))
+    for block, row in zip(blocks, result.tables[0].rows, strict=True):
+        weights = [weight_of(before[str(spec.path)]).detach() for spec in block.linears]
+        for spec, weight in zip(block.linears, weights, strict=True):
+            keep = keep_mask(weight.abs(), pattern)
+            assert torch.equal(weight_of(after[str(spec.path)]), torch.where(keep, weight, 0.0))
+        ones = [torch.ones(weight.shape[1], dtype=torch.float64) for weight in weights]
+        found = block_signals(weights, ones, [pattern], 5.0)
+        assert row[3:] == (found.outlier_density, *found.dropped, *found.error)
+
+
+def test_owl_takes_the_largest_m_of_patterns_that_keep_as_many(
+    tiny: ModelArtifact, context: RunContext, text: str
+) -> None:
+    candidates = ["1:4", "2:4", "3:4", "2:8", "4:8", "6:8"]
+    result = flow(text, plan="owl", candidates=candidates).transform(tiny, context)
+    assert {str(row[1]).partition(":")[2] for row in result.tables[0].rows} == {"8"}
 
 
 def test_the_file_holds_exactly_the_bytes_that_the_spec_says(
