@@ -142,7 +142,9 @@ def early_stop(
     validation, test = split(held.questions, 0)
     known = accuracies(held, validation)
     gold = {p.prompt: p.answer for p in problems}
-    asked = [held.questions[q] for q in test][:30]
+    testing = {held.questions[q] for q in test}
+    # In the order of the problems, all types in turn; records stand by when their batch ended.
+    asked = [p.prompt for p in problems if p.prompt in testing][:30]
     print("\n| schedule | early stop | accuracy | same choices | calls | tokens | s a question |")
     print("|---|---|---|---|---|---|---|")
     first: list[tuple[str | None, str | None]] | None = None
