@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,10 @@ echo "$*" >> "$places/../asked"
 NEEDED = ("chromium", "iverilog", "yosys")
 LINKS = "; ".join(f'ln -s /bin/true "$places/{name}"' for name in NEEDED)
 INSTALLS = f'if [ "$1" = install ]; then {LINKS}; fi'
-# python3 without ensurepip and pip until something is installed
+# python3 without ensurepip and pip until something is installed; its shared library if $library
 PYTHON = """#!/bin/bash
 case "$*" in
+  *CDLL*) test -n "$library" ;;
   *ensurepip*|*"import pip"*) test -e "$places/chromium" ;;
   *) exec {python} "$@" ;;
 esac
@@ -70,10 +72,11 @@ class Machine:
     def apt(self, doing: str) -> None:
         self.write(self.places / "apt-get", APT.format(doing=doing))
 
-    def run(self) -> subprocess.CompletedProcess[str]:
+    def run(self, library: str = "there") -> subprocess.CompletedProcess[str]:
+        places = str(self.places)
         return subprocess.run(
             [str(self.places / "bash"), str(self.repository / ".ci" / "run")],
-            env={"PATH": str(self.places), "places": str(self.places), "HOME": os.devnull},
+            env={"PATH": places, "places": places, "HOME": os.devnull, "library": library},
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -111,6 +114,21 @@ def test_a_machine_that_has_everything_is_left_alone(machine: Machine) -> None:
         (machine.places / name).symlink_to("/bin/true")
     assert machine.run().returncode == 0
     assert machine.lines("asked") == []
+
+
+@pytest.mark.parametrize("doing", ["exit 0", "exit 100"])
+def test_pythons_shared_library_is_asked_for_and_nothing_stops_without_it(
+    machine: Machine, doing: str
+) -> None:
+    machine.apt(doing)
+    for name in NEEDED:
+        (machine.places / name).symlink_to("/bin/true")
+    done = machine.run(library="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (asked,) = machine.lines("asked")
+    assert asked.endswith("libpython{}.{}".format(*sys.version_info))
+    assert ("cocotb's tests are skipped" in done.stdout) == (doing == "exit 100")
+    assert machine.tasks == ["nox -s tests", "nox -s demo", "nox -s lint docs"]
 
 
 def test_an_installation_that_fails_once_is_tried_again_in_the_open(machine: Machine) -> None:

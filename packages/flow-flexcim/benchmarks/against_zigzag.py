@@ -42,7 +42,7 @@ def main() -> None:
 
     params = FlexCiMParams(
         preset="dense", macros=1, columns=128, input_cycles=8, clock_hz=1e9 / clock,
-        leakage_w_per_mm2=0.0,
+        constants={"leakage_w_per_mm2": 0.0},
     )  # fmt: skip
     op = Gemm(m=M, k=K, n=N, weight_format="int8", activation_format="int8")
     cost = FlexCiM(params).estimate(op)

@@ -8,6 +8,7 @@ calibration tokens), and one block is run through the functional simulator.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import tempfile
 import time
@@ -24,12 +25,24 @@ from flow_flexcim import Flow, FlowParams
 from flow_flexcim.flexcim.accelerator import FlexCiM
 from flow_flexcim.flexcim.cost import area_mm2
 from flow_flexcim.flexcim.functional import simulate
-from flow_flexcim.flexcim.layers import PARTS, totals
+from flow_flexcim.flexcim.layers import totals
 from flow_flexcim.flexcim.params import FlexCiMParams
+from flow_flexcim.flexcim.technology import Technology
 
 CHIP = {"as_int8": True, "macros": 64}
 SHARING = ("ideal", "per_cell_gating", "column_gating")
 BASELINES = ("dense", "fixed-2to4", "systolic")
+PAIR = ("fixed-2to4", "flexible")
+GEOMETRY: dict[str, tuple[float, ...]] = {
+    "macros": (32, 128),
+    "rows": (16, 64),
+    "columns": (16, 64),
+    "sub_macros": (2, 8),
+    "pairs": (8,),
+    "write_rows": (2, 4, 8, 32),
+    "input_cycles": (8,),
+    "clock_hz": (133e6, 532e6),
+}
 
 
 def chip(**values: object) -> FlexCiMParams:
@@ -89,42 +102,70 @@ def density(name: str) -> None:
 
 
 def streaming(name: str) -> None:
-    """One token, weights from DRAM of falling bandwidth: time of the baselines over FlexCiM's."""
+    """Weights from DRAM: gain over the fixed 2:4 engine by bandwidth, and where it turns."""
     spec = pruned(spec_of(name), 0.75, "2:8")
-    print(f"\n{name}, 2:8, 1 token, ideal select: time over FlexCiM's, dense and fixed 2:4")
-    print("| DRAM, GB/s | dense | fixed 2:4 | dense, energy | fixed 2:4, energy |")
-    print("|---|---|---|---|---|")
-    for bandwidth in (None, 6.4e12, 1.6e12, 4e11, 1e11, 25.6e9):
-        how: dict[str, object] = {"select_sharing": "ideal"}
+
+    def gain(tokens: int, sharing: str, bandwidth: float | None, at: int = 0) -> float:
+        how: dict[str, object] = {"select_sharing": sharing}
         if bandwidth:
             how |= {"weights": "streamed", "dram_bytes_per_s": bandwidth}
-        mine = totals(spec, chip(**how), 1)
-        others = [totals(spec, chip(preset=preset, **how), 1) for preset in BASELINES[:2]]
-        cells = [f"{other[at] / mine[at]:.2f}" for at in (0, 1) for other in others]
+        mine = totals(spec, chip(**how), tokens)
+        return totals(spec, chip(preset="fixed-2to4", **how), tokens)[at] / mine[at]
+
+    cases = [(tokens, sharing) for tokens in (1, 512) for sharing in SHARING[:2]]
+    titles = [f"{tokens} tokens, {sharing}" for tokens, sharing in cases]
+    print(f"\n{name}, 2:8, over fixed 2:4: time / energy")
+    print(f"| DRAM, GB/s | {' | '.join(titles)} |\n|{'---|' * (len(cases) + 1)}")
+    for bandwidth in (None, 6.4e12, 1.6e12, 4e11, 1e11, 25.6e9, 6.4e9):
+        cells = [f"{gain(*c, bandwidth):.2f} / {gain(*c, bandwidth, 1):.2f}" for c in cases]
         print(f"| {f'{bandwidth / 1e9:g}' if bandwidth else 'on chip'} | {' | '.join(cells)} |")
+    turns = []
+    for case in cases:
+        from_chip, from_dram = gain(*case, None), gain(*case, 1e6)
+        middle = (from_chip * from_dram) ** 0.5
+        low, high = 1e6, 1e14  # bytes/s; the gain goes one way between them
+        for _ in range(60):
+            half = (low * high) ** 0.5
+            on_dram_side = (gain(*case, half) > middle) == (from_dram > from_chip)
+            low, high = (half, high) if on_dram_side else (low, half)
+        turns.append(f"{from_chip:.2f} to {from_dram:.2f} at {low / 1e9:.0f}")
+    print(f"| half-way | {' | '.join(turns)} |")
 
 
 def sensitivity(name: str) -> None:
-    """Each constant halved and doubled: energy of the fixed 2:4 engine over FlexCiM's."""
+    """Each constant and each parameter of the chip halved and doubled: what FlexCiM gains then."""
     spec = pruned(spec_of(name), 0.75, "2:8")
 
-    def ratio(tokens: int, **values: object) -> float:
-        mine = totals(spec, chip(**values), tokens)[1]
-        return totals(spec, chip(preset="fixed-2to4", **values), tokens)[1] / mine
+    def ratios(weights: str, tokens: int, **values: object) -> tuple[float, float]:
+        mine = totals(spec, chip(weights=weights, **values), tokens)
+        other = totals(spec, chip(preset="fixed-2to4", weights=weights, **values), tokens)
+        return other[0] / mine[0], other[1] / mine[1]
 
-    print(f"\n{name}, 2:8, per cell gating: energy of fixed 2:4 over FlexCiM's")
-    print("| constant | 1 token: x 0.5, x 1, x 2 | 512 tokens: x 0.5, x 1, x 2 |\n|---|---|---|")
-    for part in PARTS:
-        cells = []
-        for tokens in (1, 512):
-            found = [
-                ratio(tokens, weights="streamed", energy_scale={part: f}) for f in (0.5, 1.0, 2.0)
-            ]
-            cells.append(", ".join(f"{value:.2f}" for value in found))
-        print(f"| {part} | {' | '.join(cells)} |")
-    for tokens in (1, 512):
-        found = [ratio(tokens, weights="streamed", leakage_w_per_mm2=0.01 * f) for f in (0.5, 1, 2)]
-        print(f"| leakage, {tokens} tokens | {', '.join(f'{value:.2f}' for value in found)} | |")
+    def area(**values: object) -> float:
+        fixed, mine = (sum(area_mm2(chip(preset=p, **values)).values()) for p in PAIR)
+        return fixed / mine
+
+    print(f"\n{name}, 2:8, per cell gating, streamed: fixed 2:4 over FlexCiM, constant x 0.5, x 2")
+    print("| constant | energy, 1 token | energy, 512 tokens | area |\n|---|---|---|---|")
+    now = [f"{ratios('streamed', tokens)[1]:.2f}" for tokens in (1, 512)]
+    print(f"| as they are | {' | '.join(now)} | {area():.2f} |")
+    for constant in dataclasses.fields(Technology):
+        changed = [{constant.name: float(constant.default) * f} for f in (0.5, 2.0)]  # type: ignore[arg-type]
+        cells = [
+            ", ".join(f"{ratios('streamed', tokens, constants=c)[1]:.2f}" for c in changed)
+            for tokens in (1, 512)
+        ]
+        areas = ", ".join(f"{area(constants=c):.2f}" for c in changed)
+        print(f"| {constant.name} | {' | '.join(cells)} | {areas} |")
+    print(f"\n{name}, 2:8, per cell gating, on chip: fixed 2:4 over FlexCiM, time / energy")
+    print("| chip | 1 token | 512 tokens | area |\n|---|---|---|---|")
+    chips = [("as it is", {})]
+    chips += [(f"{key} = {v:g}", {key: v}) for key, values in GEOMETRY.items() for v in values]
+    for title, values in chips:
+        cells = [
+            "{:.2f} / {:.2f}".format(*ratios("on_chip", tokens, **values)) for tokens in (1, 512)
+        ]
+        print(f"| {title} | {' | '.join(cells)} | {area(**values):.2f} |")
 
 
 def areas() -> None:
@@ -141,10 +182,12 @@ def areas() -> None:
 
 def pricing() -> None:
     """CPU time of pricing a whole model that has no weights."""
-    spec = pruned(spec_of("llama-3.1-8b"), 0.75)
     start = time.process_time()
+    spec = pruned(spec_of("llama-3.1-8b"), 0.75)
+    middle = time.process_time()
     totals(spec, chip(), 512)
-    print(f"\npricing llama-3.1-8b: {time.process_time() - start:.2f} s of CPU time")
+    priced, planned = time.process_time() - middle, middle - start
+    print(f"\nllama-3.1-8b: spec and plan {planned:.3f} s, pricing {priced:.3f} s of CPU time")
 
 
 def live() -> Callable[[str], ModelSpec]:

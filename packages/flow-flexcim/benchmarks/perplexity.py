@@ -1,6 +1,6 @@
 """Perplexity of SmolLM2-135M pruned by {magnitude, Wanda, SparseGPT} x {uniform, OWL, FLOW}.
 
-`python benchmarks/perplexity.py [--reduced] [--minutes 90] [--threads 2]` measures the cells that
+`python benchmarks/perplexity.py [--reduced] [--minutes 90] [--processes 2]` measures the cells that
 are not yet in the user's cache and prints the README's tables from all that are.
 Needs the assets smollm2-135m and wikipedia-sample (`crosslayer fetch`).
 
@@ -15,15 +15,18 @@ import argparse
 import dataclasses
 import json
 import logging
+import multiprocessing
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from cells import PYTHON, SEEDS, SELECTION, WIKIPEDIA, Cell, Setting, Store, cells, reduced
+from cells import SEEDS, SELECTION, WIKIPEDIA, Cell, Setting, Store, cells, reduced
 from tables import tables
 
 from crosslayer.evaluators import nll_and_argmax
@@ -51,29 +54,41 @@ class Bench:
         self.linears = live_linears(self.copy.module, self.blocks)
         self.original = {p: weight_of(m).detach().clone() for p, m in self.linears.items()}
         self.context = RunContext(seed=0, output=Path())
-        self._inputs: tuple[Any, ...] = (None, False, None, None)
+        self._inputs: tuple[Any, ...] = (None, None, None)
         self._texts: dict[str, Any] = {}
 
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Measure one cell; the same model is evaluated on one text only."""
-        start = time.perf_counter()
+    def run(self, group: Sequence[Cell]) -> list[str]:
+        """Measure cells that differ in their text only; what was found, a line each."""
+        cell = group[0]
+        start = time.process_time()
         params = self.params(cell)
         context = dataclasses.replace(self.context, seed=cell.seed or 0)
         blocks = units(self.blocks, params.granularity, params.dense_blocks)
-        inputs, windows = self.calibrated(cell, params, context)
+        inputs, windows = self.calibrated(params, context)
         patterns = self.plan(cell, blocks, inputs, windows, params, context)
         self.mask(blocks, patterns, inputs, params)
-        ready = time.perf_counter()
-        nll = nll_and_argmax(self.copy, self.text(cell.text))[0].mean(axis=1)
+        prune_s = time.process_time() - start
         weights = sum(block.weights for block in blocks)
         kept = sum(b.weights * p.density for b, p in zip(blocks, patterns, strict=True))
-        return {
-            "nll": [float(value) for value in nll],
-            "sparsity": 1 - kept / weights,
-            "patterns": [str(pattern) for pattern in patterns],
-            "prune_s": ready - start,
-            "evaluate_s": time.perf_counter() - ready,
-        }
+        lines = []
+        for cell in group:
+            start = time.process_time()
+            nll = nll_and_argmax(self.copy, self.text(cell.text))[0].mean(axis=1)
+            result = {
+                "nll": [float(value) for value in nll],
+                "sparsity": 1 - kept / weights,
+                "patterns": [str(pattern) for pattern in patterns],
+                "prune_cpu_s": prune_s,
+                "evaluate_cpu_s": time.process_time() - start,
+            }
+            self.store.put(cell, result)
+            prune_s = 0.0
+            lines.append(
+                f"{cell.label} % {cell.metric} {cell.plan} seed {cell.seed} on {cell.text}: "
+                f"perplexity {np.exp(nll.mean()):.2f}, {result['prune_cpu_s']:.0f} + "
+                f"{result['evaluate_cpu_s']:.0f} s of CPU"
+            )
+        return lines
 
     def params(self, cell: Cell) -> FlowParams:
         """The cell's parameters with this run's sizes."""
@@ -85,14 +100,14 @@ class Bench:
         }
         return FlowParams.model_validate(sizes | cell.parameters)
 
-    def calibrated(self, cell: Cell, params: FlowParams, context: RunContext) -> tuple[Any, Any]:
-        """Inputs of the dense model and the windows, kept for the last seed."""
-        seed, products, inputs, windows = self._inputs
-        need = params.metric == "sparsegpt"
-        if seed != context.seed or (need and not products):
+    def calibrated(self, params: FlowParams, context: RunContext) -> tuple[Any, Any]:
+        """Inputs of the dense model with their products, and the windows; of the last seed."""
+        seed, inputs, windows = self._inputs
+        if seed != context.seed:
+            params = params.model_copy(update={"metric": "sparsegpt"})
             windows = calibration_windows(self.live, params, context)
             inputs = calibrate(self.live, self.blocks, windows, params, context)
-            self._inputs = (context.seed, need, inputs, windows)
+            self._inputs = (context.seed, inputs, windows)
         return inputs, windows
 
     def plan(
@@ -104,10 +119,10 @@ class Bench:
 
         kept = self.store.get(cell.plan_key)
         if kept is None:
-            start = time.perf_counter()
+            start = time.process_time()
             plan, _ = make_plan(self.live, blocks, inputs, windows, params, context)
             kept = {"patterns": [str(p) for p in plan.patterns]}
-            kept["plan_s"] = time.perf_counter() - start  # type: ignore[assignment]
+            kept["plan_cpu_s"] = time.process_time() - start  # type: ignore[assignment]
             self.store.put(cell.plan_key, kept)
         return [NMSparsity.parse(text) for text in kept["patterns"]]
 
@@ -159,50 +174,80 @@ class Bench:
         return np.array([row for row in rows if row.tobytes() not in used][:wanted])
 
 
+_bench: Bench  # of a worker process
+_end: float  # time.monotonic() at which a worker starts no more
+
+
+def _open(setting: Setting, end: float) -> None:
+    """Start a worker process."""
+    global _bench, _end
+    os.nice(10)
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+    _bench, _end = Bench(setting), end
+
+
+def _run(groups: Sequence[Sequence[Cell]]) -> list[str]:
+    """Groups of one plan, one after the other: Wanda and SparseGPT share it."""
+    return [line for group in groups if time.monotonic() < _end for line in _bench.run(group)]
+
+
+def _dense(setting: Setting, texts: Sequence[str]) -> None:
+    """The model as it is."""
+    bench = Bench(setting)
+    for text in texts:
+        if bench.store.get(f"dense {text}") is None:
+            nll = nll_and_argmax(bench.live, bench.text(text))[0].mean(axis=1)
+            bench.store.put(f"dense {text}", {"nll": [float(value) for value in nll]})
+
+
+def _grouped(missing: Sequence[Cell]) -> Iterator[list[list[Cell]]]:
+    """Cells by plan, in the order of their first, and within a plan by what is masked alike."""
+    plans: dict[str, dict[tuple[str, str, int | None, str], list[Cell]]] = {}
+    for cell in missing:
+        alike = (cell.plan, cell.metric, cell.seed, cell.label)
+        plans.setdefault(cell.plan_key, {}).setdefault(alike, []).append(cell)
+    for groups in plans.values():
+        yield list(groups.values())
+
+
 def main() -> None:
     """Measure what is missing, until the time is up, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reduced", action="store_true", help="a few cells, under five minutes")
     parser.add_argument("--minutes", type=float, default=90.0, help="start no cell after this")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--processes", type=int, default=2, help="at once, one thread each")
     parser.add_argument("--only-tables", action="store_true", help="measure nothing")
     parser.add_argument("--json", type=Path, help="write all cells that there are to this file")
     asked = parser.parse_args()
-    logging.disable(logging.INFO)
-    torch.set_num_threads(asked.threads)
     small = Setting(evaluation=1024, calibration=1024, other=512)
     setting = small if asked.reduced else Setting()
     wanted = list(dict.fromkeys(reduced() if asked.reduced else cells()))
     store = Store(setting, smollm2().spec.name)
     if not asked.only_tables:
-        texts = (WIKIPEDIA,) if asked.reduced else (WIKIPEDIA, PYTHON, SELECTION)
-        measure(Bench(setting), texts, wanted, 60 * asked.minutes)
+        measure(setting, store, wanted, asked.processes, 60 * asked.minutes)
     print(tables(store, wanted))
     if asked.json:
         found = [(dataclasses.asdict(c), store.get(c)) for c in wanted]
         asked.json.write_text(json.dumps([pair for pair in found if pair[1]]))
 
 
-def measure(bench: Bench, texts: Sequence[str], wanted: Sequence[Cell], seconds: float) -> None:
+def measure(
+    setting: Setting, store: Store, wanted: Sequence[Cell], processes: int, seconds: float
+) -> None:
     """Measure what is not yet kept; start no cell once the time is up."""
-    end = time.monotonic() + seconds
-    for text in texts:
-        if bench.store.get(f"dense {text}") is None:
-            nll = nll_and_argmax(bench.live, bench.text(text))[0].mean(axis=1)
-            bench.store.put(f"dense {text}", {"nll": [float(value) for value in nll]})
-    for number, cell in enumerate(wanted, 1):
-        if bench.store.get(cell) is not None:
-            continue
-        if time.monotonic() > end:
-            break
-        result = bench.run(cell)
-        bench.store.put(cell, result)
-        print(
-            f"{number}/{len(wanted)} {cell.label} % {cell.metric} {cell.plan} seed {cell.seed} on "
-            f"{cell.text}: perplexity {np.exp(np.mean(result['nll'])):.2f}, "
-            f"{result['prune_s']:.0f} + {result['evaluate_s']:.0f} s",
-            flush=True,
-        )
+    missing = [cell for cell in wanted if store.get(cell) is None]
+    tasks = list(_grouped(missing))
+    texts = list(dict.fromkeys(cell.text for cell in wanted))
+    done = 0
+    start = (setting, time.monotonic() + seconds)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _open, start) as pool:
+        pool.submit(_dense, setting, texts).result()
+        for task in as_completed([pool.submit(_run, groups) for groups in tasks]):
+            for line in task.result():
+                done += 1
+                print(f"{done}/{len(missing)}: {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def _row(here: dict[Cell, dict[str, object]], label: str, metric: str, plan: str
         if (c.label, c.metric, c.plan) == (label, metric, plan)
     }
     nll = {seed: np.array(found["nll"]) for seed, (_, found) in mine.items()}
-    base_plan = "uniform N:16" if "16" in plan else "uniform"
+    base_plan = "uniform"
     base = {
         c.seed: np.array(found["nll"])
         for c, found in here.items()

@@ -18,12 +18,14 @@ from crosslayer.errors import InputError, UnsupportedOp
 from crosslayer.kinds import ModelArtifact, RunContext
 from crosslayer.testing import BoundCheck, checks_for
 from flow_flexcim import Flow, FlowParams
-from flow_flexcim.flexcim import technology as tech
 from flow_flexcim.flexcim.accelerator import FlexCiM
 from flow_flexcim.flexcim.cost import area_mm2, macro_of, tiling
 from flow_flexcim.flexcim.functional import schedule, simulate
 from flow_flexcim.flexcim.macro import Macro, expected_passes, placement, tile_passes
 from flow_flexcim.flexcim.params import PRESETS, FlexCiMParams
+from flow_flexcim.flexcim.technology import Technology
+
+tech = Technology()
 
 SMALL = {"sub_macros": 4, "rows": 4, "columns": 4, "macros": 2}
 PATTERNS = ["1:2", "1:4", "2:4", "3:4", "1:8", "2:8", "3:8", "4:8", "5:8", None]
@@ -186,7 +188,7 @@ def test_the_fixed_engine_runs_as_2to4_all_that_is_sure_to_be_2to4() -> None:
 
 
 def test_energy_is_the_sum_of_its_parts_and_streaming_adds_the_dram() -> None:
-    on_chip = FlexCiM(FlexCiMParams(leakage_w_per_mm2=0.0)).estimate(gemm("2:8"))
+    on_chip = FlexCiM(FlexCiMParams(constants={"leakage_w_per_mm2": 0.0})).estimate(gemm("2:8"))
     parts = {name: value for name, value in on_chip.detail if name.endswith("_j")}
     assert on_chip.joules == pytest.approx(sum(parts.values()))
     assert parts["dram_j"] == 0
@@ -195,9 +197,38 @@ def test_energy_is_the_sum_of_its_parts_and_streaming_adds_the_dram() -> None:
     packed = 4096 * 4096 / 4 * 11 / 8
     assert streamed.seconds == pytest.approx(packed / 25.6e9, rel=1e-9)
     assert streamed.bound_by == "memory"
-    doubled = FlexCiMParams(leakage_w_per_mm2=0.0, energy_scale={"cells": 2.0})
-    more = FlexCiM(doubled).estimate(gemm("2:8"))
-    assert more.joules - on_chip.joules == pytest.approx(parts["cells_j"])  # type: ignore[operator]
+
+
+def test_a_constant_of_the_runs_own_changes_what_stands_on_it_and_is_named() -> None:
+    def parts(**constants: float) -> dict[str, float]:
+        accelerator = FlexCiM(FlexCiMParams.model_validate({"constants": constants}))
+        cost = accelerator.estimate(gemm("2:8"))
+        found = {name: value for name, value in cost.detail if name.endswith("_j")}
+        return found | {"leakage": cost.joules - sum(found.values()), "area": accelerator._area}
+
+    base, gates = parts(), ("cells_j", "trees_j", "merge_j", "select_j")
+    volts, memory, leaking = (
+        parts(**given)
+        for given in (
+            {"volts": 1.8},
+            {"sram_j_per_byte": 2 * Technology().sram_j_per_byte},
+            {"leakage_w_per_mm2": 0.0},
+        )
+    )
+    assert volts == pytest.approx(base | {part: 4 * base[part] for part in gates})
+    doubled = {part: 2 * base[part] for part in ("buffers_j", "loading_j")}
+    assert memory == pytest.approx(base | doubled)
+    assert leaking == pytest.approx(base | {"leakage": 0.0}, abs=1e-9 * sum(base.values()))
+    assert base["leakage"] > 0
+    one = FlexCiM(FlexCiMParams(constants={"volts": 0.8}))
+    assert any("volts" in note for note in one.describe().notes)
+
+
+def test_rows_written_together_load_a_tile_sooner() -> None:
+    one, four = (FlexCiM(FlexCiMParams(write_rows=n)).estimate(gemm("2:8", 1)) for n in (1, 4))
+    tiles = 4096 / 512 * 4096 / 32 / 64  # a macro takes; 2:8 holds 512 x 32 at a time
+    assert dict(one.detail)["cycles"] == 32 + tiles * 32 + 3
+    assert dict(four.detail)["cycles"] == 8 + tiles * 8 + 3
 
 
 def test_the_energy_of_a_tile_is_what_its_gates_and_bytes_are_counted_to() -> None:
@@ -211,12 +242,12 @@ def test_the_energy_of_a_tile_is_what_its_gates_and_bytes_are_counted_to() -> No
     tree = 16 * 16 + 8 * 17 + 4 * 18 + 2 * 19 + 1 * 20  # adders x bits, 32 rows to one
     row = 4 * (3 + 3) * 16  # 4 selectors of 4 pairs, 4 of 4 selectors, a pair is 16 bits
     expected = {
-        "cells": 3 * 512 * 32 / 4 * tech.MULTIPLIER_J,
-        "trees": shots * 4 * 32 * tree * tech.ADDER_J,
-        "merge": shots * 32 * ((3 * 21 + 32) * tech.ADDER_J + 32 * tech.REGISTER_J),
-        "select": shots * (32 * row + 4096 * 8) * tech.SELECT_J + shots * 4096 * 2 * tech.COMPARE_J,
-        "buffers": (3 * 512 + 2 * 3 * 32 * 4) * tech.SRAM_J_PER_BYTE,  # sums: read and written
-        "loading": 4096 * 11 / 8 * tech.SRAM_J_PER_BYTE,
+        "cells": 3 * 512 * 32 / 4 * tech.multiplier_j,
+        "trees": shots * 4 * 32 * tree * tech.adder_j,
+        "merge": shots * 32 * ((3 * 21 + 32) * tech.adder_j + 32 * tech.register_j),
+        "select": shots * (32 * row + 4096 * 8) * tech.select_j + shots * 4096 * 2 * tech.compare_j,
+        "buffers": (3 * 512 + 2 * 3 * 32 * 4) * tech.sram_j_per_byte,  # sums: read and written
+        "loading": 4096 * 11 / 8 * tech.sram_j_per_byte,
         "dram": 0.0,
     }
     detail = dict(cost.detail)
@@ -246,17 +277,17 @@ def test_cells_that_wait_for_their_pair_pay_for_the_index_and_its_comparison() -
     )
     assert area_mm2(ideal)["comparators"] == 0.0
     # 4096 cells compare two bits; one of two pairs is one bit.
-    assert area_mm2(gating)["comparators"] == 4096 * 2 * tech.COMPARE_MM2
+    assert area_mm2(gating)["comparators"] == 4096 * 2 * tech.compare_mm2
     halved = gating.model_copy(update={"pairs": 2})
-    assert area_mm2(halved)["comparators"] == 4096 * tech.COMPARE_MM2
+    assert area_mm2(halved)["comparators"] == 4096 * tech.compare_mm2
     # Twice 4096 words, one being written: what `loading` writes into a cell has room there.
     tile = tiling(NMSparsity(2, 8), gating)
     assert not isinstance(tile, str)
-    assert area_mm2(gating)["weights"] == 2 * 4096 * tile.cell_bits * tech.SRAM_CELL_MM2
+    assert area_mm2(gating)["weights"] == 2 * 4096 * tile.cell_bits * tech.sram_cell_mm2
     # One pass of one tile; 1:2 needs no distribution.
     op = ops.Gemm(m=1, k=256, n=32, weight_format="int8", activation_format="int8", sparsity="1:2")
     paid, free = (dict(FlexCiM(p).estimate(op).detail)["select_j"] for p in (gating, ideal))
-    assert paid - free == pytest.approx(4096 * 2 * tech.COMPARE_J)
+    assert paid - free == pytest.approx(4096 * 2 * tech.compare_j)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -119,6 +122,30 @@ def test_the_verilog_gives_the_simulators_totals_in_its_cycles(text: str, tmp_pa
     assert rows[:, 0].tolist() == [R + passes * (i + 1) + tile.pipeline - 1 for i in range(5)]
     if 5 * passes >= R:
         assert run.cycles == R + 5 * passes + tile.pipeline
+
+
+@pytest.mark.parametrize("unit", ["distribution", "column", "merging"])
+def test_each_unit_alone_agrees_with_python_cycle_by_cycle(unit: str, tmp_path: Path) -> None:
+    tool("iverilog", "iverilog")
+    from cocotb_tools.runner import get_runner
+    from find_libpython import find_libpython
+
+    if find_libpython() is None:
+        version = "{}.{}".format(*sys.version_info)
+        pytest.skip(f"cocotb needs Python's shared library: apt-get install libpython{version}")
+    runner = get_runner("icarus")
+    runner.build(
+        sources=[RTL / "macro.v"], hdl_toplevel=unit, build_dir=tmp_path, build_args=["-g2012"],
+        timescale=("1ns", "1ps"),
+    )  # fmt: skip
+    results = runner.test(
+        test_module="rtl_units", hdl_toplevel=unit, testcase=unit, build_dir=tmp_path,
+        test_dir=tmp_path, results_xml=str(tmp_path / "results.xml"),
+        extra_env={"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+    )  # fmt: skip
+    ran = ElementTree.parse(results).getroot()
+    assert len(list(ran.iter("testcase"))) >= 1
+    assert not list(ran.iter("failure")) and not list(ran.iter("error"))
 
 
 def test_the_verilog_synthesises() -> None:

@@ -17,10 +17,18 @@ from crosslayer.contracts.number_format import number_format
 from crosslayer.contracts.ops import Op, OpTable
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import UnsupportedOp
-from flow_flexcim.flexcim import technology as tech
-from flow_flexcim.flexcim.cost import Tiling, Work, area_mm2, macro_of, tiling, work
+from flow_flexcim.flexcim.cost import (
+    Tiling,
+    Work,
+    area_mm2,
+    macro_of,
+    technology,
+    tiling,
+    work,
+)
 from flow_flexcim.flexcim.macro import expected_passes
 from flow_flexcim.flexcim.params import FlexCiMParams
+from flow_flexcim.flexcim.technology import SOURCE
 
 COMPUTE, MEMORY = BOUNDS.index("compute"), BOUNDS.index("memory")
 
@@ -37,6 +45,7 @@ class FlexCiM:
         self.params = params or FlexCiMParams()
         self._macro = macro_of(self.params)
         self._area = sum(area_mm2(self.params).values())
+        self._leakage_w = technology(self.params).leakage_w_per_mm2 * self._area
 
     def describe(self) -> HardwareSpec:
         """Dense int8 rate, the weight memory where it is streamed, area; sources of each."""
@@ -64,9 +73,14 @@ class FlexCiM:
             clock_hz=p.clock_hz,
             area_mm2=self._area,
             notes=(
-                f"Modelled. Sources: {tech.SOURCE}.",
+                f"Modelled. Sources: {SOURCE}.",
                 f"Pair select: {p.select_sharing}; weights {p.weights}. N:M runs with N rounded up "
                 "to a power of two.",
+                *(
+                    [f"Constants of the run's own: {', '.join(p.constants)}."]
+                    if p.constants
+                    else []
+                ),
                 *(["Wider formats are priced as 8-bit ones (as_int8)."] if p.as_int8 else []),
             ),
         )
@@ -124,7 +138,7 @@ class FlexCiM:
         return np.maximum(compute_s, memory_s), done, bound, passes, packed
 
     def _joules(self, done: Work, seconds: Any) -> Any:
-        return sum(done.joules.values()) + self.params.leakage_w_per_mm2 * self._area * seconds
+        return sum(done.joules.values()) + self._leakage_w * seconds
 
     def _plan(self, op: Any) -> tuple[Tiling, float, float] | str:
         """Tiling, passes and density of an op, or why it is refused."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from crosslayer.contracts.sparsity import NMSparsity
-from flow_flexcim.flexcim import technology as tech
 from flow_flexcim.flexcim.macro import Macro, Placement, placement
 from flow_flexcim.flexcim.params import FlexCiMParams
+from flow_flexcim.flexcim.technology import Technology
 
 WEIGHT_BITS, ACTIVATION_BITS = 8, 8
 PRODUCT_BITS = 16
@@ -53,25 +53,32 @@ def macro_of(params: FlexCiMParams) -> Macro:
     return Macro(params.sub_macros, params.rows, params.columns, params.pairs)
 
 
+def technology(params: FlexCiMParams) -> Technology:
+    """The constants that these parameters ask for."""
+    return Technology(**params.constants)
+
+
 def tiling(pattern: NMSparsity | None, params: FlexCiMParams) -> Tiling | str:
     """How a pattern runs on the preset, or why it does not."""
     macro = macro_of(params)
     rows = params.sub_macros * params.rows
+    load = -(-params.rows // params.write_rows)
     dense = Placement(1, 1, rows)
     if params.preset == "systolic":
-        return Tiling(dense, rows, params.columns, rows, rows + params.columns, WEIGHT_BITS)
+        load = -(-rows // params.write_rows)
+        return Tiling(dense, rows, params.columns, load, rows + params.columns, WEIGHT_BITS)
     if params.preset == "dense":
-        return Tiling(dense, rows, params.columns, params.rows, PIPELINE, WEIGHT_BITS)
+        return Tiling(dense, rows, params.columns, load, PIPELINE, WEIGHT_BITS)
     if params.preset == "fixed-2to4":
         place = Placement(2, 4, 2 * rows) if _is_2to4(pattern) else dense
         bits = WEIGHT_BITS + 2
-        return Tiling(place, place.inputs, params.columns, params.rows, PIPELINE, bits)
+        return Tiling(place, place.inputs, params.columns, load, PIPELINE, bits)
     found = placement(pattern, macro)
     if isinstance(found, str):
         return found
     select = 0 if found.dense else (found.m // 2 - 1).bit_length()
     bits = WEIGHT_BITS + 1 + select
-    return Tiling(found, found.inputs, params.columns, params.rows, PIPELINE, bits)
+    return Tiling(found, found.inputs, params.columns, load, PIPELINE, bits)
 
 
 def work(
@@ -80,7 +87,7 @@ def work(
     """Cycles and energy of a Gemm (an op or a table). passes: of a tile. packed_bytes: of all
     weights as they are stored, for the DRAM.
     """
-    p = params
+    p, tech = params, technology(params)
     rows_each = op.m / op.groups  # of the activations, a group
     k_tiles = np.ceil(op.k / tile.inputs)
     tiles = op.groups * k_tiles * np.ceil(op.n / tile.outputs)
@@ -91,60 +98,58 @@ def work(
     cells = p.sub_macros * p.rows * p.columns
     shots = tiles * rows_each * passes  # times that a whole macro computes
     multiplications = op.m * op.k * op.n * density
-    joules: dict[str, Any] = {"cells": multiplications * tech.MULTIPLIER_J}
+    joules: dict[str, Any] = {"cells": multiplications * tech.multiplier_j}
     if p.preset == "systolic":
         # Every element takes part, the padding too: an add, and registers for x and the sum.
-        per_cell = SUM_BITS * (tech.ADDER_J + tech.REGISTER_J) + ACTIVATION_BITS * tech.REGISTER_J
+        per_cell = SUM_BITS * (tech.adder_j + tech.register_j) + ACTIVATION_BITS * tech.register_j
         joules["trees"] = shots * cells * per_cell
         joules["merge"] = joules["select"] = 0.0 * shots
     else:
-        joules["trees"] = shots * p.sub_macros * p.columns * _tree_bits(p.rows) * tech.ADDER_J
+        joules["trees"] = shots * p.sub_macros * p.columns * _tree_bits(p.rows) * tech.adder_j
         width = PRODUCT_BITS + (p.rows - 1).bit_length()
-        merge = (p.sub_macros - 1) * width * tech.ADDER_J
-        merge += SUM_BITS * (tech.ADDER_J + tech.REGISTER_J)
+        merge = (p.sub_macros - 1) * width * tech.adder_j
+        merge += SUM_BITS * (tech.adder_j + tech.register_j)
         joules["merge"] = shots * p.columns * merge
-        joules["select"] = shots * _select_bits(tile, p) * tech.SELECT_J
+        joules["select"] = shots * _select_bits(tile, p) * tech.select_j
         if p.preset == "flexible" and not tile.place.dense:
-            joules["select"] += shots * cells * _compared_bits(p) * tech.COMPARE_J
+            joules["select"] += shots * cells * _compared_bits(p) * tech.compare_j
     act = tiles * rows_each * tile.inputs  # bytes: a tile reads its inputs once a token
     sums = 2 * op.m * op.n * k_tiles * SUM_BITS / 8
-    joules["buffers"] = (act + sums) * tech.SRAM_J_PER_BYTE
-    joules["loading"] = tiles * cells * tile.cell_bits / 8 * tech.SRAM_J_PER_BYTE
+    joules["buffers"] = (act + sums) * tech.sram_j_per_byte
+    joules["loading"] = tiles * cells * tile.cell_bits / 8 * tech.sram_j_per_byte
     streamed = packed_bytes if p.weights == "streamed" else 0.0 * packed_bytes
-    joules["dram"] = streamed * tech.DRAM_J_PER_BYTE
-    for part, factor in p.energy_scale.items():
-        joules[part] = joules[part] * factor
+    joules["dram"] = streamed * tech.dram_j_per_byte
     useful = multiplications / (cycles * p.macros * cells / p.input_cycles)
     return Work(cycles, tiles, joules, useful)
 
 
 def area_mm2(params: FlexCiMParams) -> dict[str, float]:
     """Area of all macros by part, mm2; buffers and DRAM are not in it."""
-    p = params
+    p, tech = params, technology(params)
     cells = p.sub_macros * p.rows * p.columns
     index = {"flexible": 1 + (p.pairs - 1).bit_length(), "fixed-2to4": 2}.get(p.preset, 0)
     bits = WEIGHT_BITS + index
-    parts = {"weights": 2 * cells * bits * tech.SRAM_CELL_MM2, "multipliers": cells * _MULTIPLIER}
+    parts = {
+        "weights": 2 * cells * bits * tech.sram_cell_mm2,
+        "multipliers": cells * tech.multiplier_mm2,
+    }
     if p.preset == "systolic":
-        adders = cells * SUM_BITS * tech.ADDER_MM2
-        registers = cells * (SUM_BITS + ACTIVATION_BITS) * tech.REGISTER_MM2
+        adders = cells * SUM_BITS * tech.adder_mm2
+        registers = cells * (SUM_BITS + ACTIVATION_BITS) * tech.register_mm2
         parts |= {"adders": adders, "registers": registers}
     else:
         width = PRODUCT_BITS + (p.rows - 1).bit_length()
-        parts["trees"] = p.sub_macros * p.columns * _tree_bits(p.rows) * tech.ADDER_MM2
-        merge = ((p.sub_macros - 1) * width + SUM_BITS) * tech.ADDER_MM2
-        parts["merging"] = p.columns * (merge + SUM_BITS * tech.REGISTER_MM2)
+        parts["trees"] = p.sub_macros * p.columns * _tree_bits(p.rows) * tech.adder_mm2
+        merge = ((p.sub_macros - 1) * width + SUM_BITS) * tech.adder_mm2
+        parts["merging"] = p.columns * (merge + SUM_BITS * tech.register_mm2)
     if p.preset == "fixed-2to4":
-        parts["selectors"] = cells * 3 * ACTIVATION_BITS * tech.SELECT_MM2
+        parts["selectors"] = cells * 3 * ACTIVATION_BITS * tech.select_mm2
     if p.preset == "flexible":
         copies = p.columns if p.select_sharing == "ideal" else 1
-        parts["distribution"] = copies * p.rows * _row_select_bits(p) * tech.SELECT_MM2
-        parts["cell selectors"] = cells * ACTIVATION_BITS * tech.SELECT_MM2
-        parts["comparators"] = cells * _compared_bits(p) * tech.COMPARE_MM2
+        parts["distribution"] = copies * p.rows * _row_select_bits(p) * tech.select_mm2
+        parts["cell selectors"] = cells * ACTIVATION_BITS * tech.select_mm2
+        parts["comparators"] = cells * _compared_bits(p) * tech.compare_mm2
     return {name: value * p.macros for name, value in parts.items()}
-
-
-_MULTIPLIER = tech.MULTIPLIER_MM2
 
 
 def _tree_bits(rows: int) -> int:

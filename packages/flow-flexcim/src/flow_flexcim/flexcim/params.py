@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+
+from flow_flexcim.flexcim.technology import Constant
 
 PRESETS = ("flexible", "dense", "fixed-2to4", "systolic")
 
@@ -48,16 +50,15 @@ class FlexCiMParams(BaseModel):
     input_cycles: int = Field(
         1, ge=1, le=8, description="Cycles an activation takes: 1 bit-parallel, 8 bit-serial."
     )
+    write_rows: int = Field(
+        1, ge=1, le=4096, description="Rows that are written a cycle when a tile is loaded."
+    )
     clock_hz: float = Field(266e6, gt=0, le=1e11, description="Clock.")
     dram_bytes_per_s: float = Field(
         25.6e9, gt=0, le=1e14, description="Bandwidth of the DRAM that weights are streamed from."
     )
-    leakage_w_per_mm2: float = Field(
-        0.01, ge=0, le=10, description="Leakage power of the macros, an assumption."
-    )
-    energy_scale: dict[
-        Literal["cells", "trees", "merge", "select", "buffers", "loading", "dram"], float
-    ] = Field(
+    constants: dict[Constant, NonNegativeFloat] = Field(
         default_factory=dict,
-        description="Factors on parts of the energy, for sensitivity, such as {dram = 2.0}.",
+        description="Gate and memory constants in place of those in flexcim/technology.py, in its "
+        "units, such as {volts = 0.8}.",
     )
