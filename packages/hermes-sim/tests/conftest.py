@@ -56,9 +56,11 @@ def tiny_instance(name="tiny", config=TINY, preset="a100-80g", **fields) -> Inst
     return Instance(name, artifact, Roofline(RooflineParams(preset=preset)), **fields)
 
 
-def outcome_of(stack, trace, **params):
+def outcome_of(stack, trace, watch=None, **params):
     hermes = Hermes(HermesParams.model_validate(params))
     cluster, _, _ = build(stack, hermes.params, 0)
+    if watch is not None:
+        watch(cluster)
     return hermes.run(stack, trace, cluster), cluster
 
 

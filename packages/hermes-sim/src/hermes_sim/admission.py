@@ -36,7 +36,10 @@ class Admission:
     running: in order of admission; a prompt that is computed in part comes last.
     """
 
-    def __init__(self, index: int, rules: Batching, blocks: Blocks, site: Site) -> None:
+    def __init__(
+        self, index: int, rules: Batching, blocks: Blocks, site: Site, prefill_only: bool = False
+    ) -> None:
+        self.prefill_only = prefill_only
         self.index, self.rules, self.blocks, self.site = index, rules, blocks, site
         self.waiting: deque[Call] = deque()
         self.running: dict[Call, None] = {}
@@ -56,6 +59,8 @@ class Admission:
 
     def reserved(self, prompt: int, output: int) -> int:
         """Tokens whose blocks a call takes at admission, where its whole length is reserved."""
+        if self.prefill_only:
+            output = 1
         return prompt + output if self.site.demand is None else self.site.demand(prompt, output)
 
     def admit(self, now: int, budget: int) -> list[Prefill]:

@@ -18,9 +18,9 @@ from hermes_sim.cluster import Cluster, Group
 from hermes_sim.events import Events
 from hermes_sim.hand_off import HandOff
 from hermes_sim.links import SharedLinks
-from hermes_sim.readers.kernel_bundle import LINK, Shape, read_kernel_bundle
+from hermes_sim.readers.kernel_bundle import LINK, Shape
+from hermes_sim.readers.profiles import read_profile
 from hermes_sim.readers.splitwise_profile import read_splitwise_profile
-from hermes_sim.readers.vidur_profile import is_vidur_profile, read_vidur_profile
 from hermes_sim.replay import UNLIMITED
 from hermes_sim.router import Choose, router
 from hermes_sim.step_models.fitted import read_fit
@@ -138,8 +138,7 @@ def step_model(stack: Stack, instance: Instance, params: HermesParams) -> StepMo
         tensor_parallel=instance.tensor_parallel,
         link=_link(stack, instance) or LINK,
     )
-    read = read_vidur_profile if is_vidur_profile(profile) else read_kernel_bundle
-    return read(profile, shape)
+    return read_profile(profile, shape, network=params.profile_network)
 
 
 def _link(stack: Stack, instance: Instance) -> tuple[float, float] | None:

@@ -57,9 +57,13 @@ def validate(
         int | None, typer.Option(min=1, help="KV blocks of an engine. Default: as recorded.")
     ] = None,
     link_gb_per_s: Annotated[
-        float | None, typer.Option(help="Between tensor-parallel devices, one way.")
+        float | None, typer.Option(min=1e-9, help="Between tensor-parallel devices, one way.")
     ] = None,
-    link_us: Annotated[float, typer.Option(help="Latency of that link.")] = 5.0,
+    link_us: Annotated[float, typer.Option(min=0, help="Latency of that link.")] = 5.0,
+    network: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="vidur's all_reduce.csv. Default: in the profile."),
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also draw both distributions (.svg).")
     ] = None,
@@ -69,7 +73,7 @@ def validate(
     from hermes_sim import cli_validate
 
     link = None if link_gb_per_s is None else (link_gb_per_s * 1e9, link_us * 1e-6)
-    cli_validate.show(run, profile, model, kv_blocks, link, figure, as_json)
+    cli_validate.show(run, profile, model, kv_blocks, link, network, figure, as_json)
 
 
 @app.command()
@@ -120,16 +124,28 @@ def sweep(
         list[str],
         typer.Option("--set", metavar="KEY=V,V", help="What to vary, such as max_calls=64,256."),
     ],
-    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    pareto: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="The two metrics of the Pareto front.")
+    ] = None,
+    executor: Annotated[str, typer.Option(metavar="NAME", help="local or ray.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help="Of a Ray cluster. Default: one is started here."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Points at once.")] = None,
     runs_dir: RunsDir = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Run a grid of a pipeline file, as `crosslayer sweep` does; keys of hermes need no prefix."""
     from crosslayer.cli import main as core
 
-    keys = [one if "." in one.partition("=")[0] else f"simulate.hermes.{one}" for one in settings]
     arguments = ["sweep", str(file), "--executor", executor, "--runs-dir", str(runs_dir)]
-    arguments += [part for one in keys for part in ("--set", one)]
+    for one in settings:
+        key = one.partition("=")[0]
+        arguments += ["--set", one if "." in key else f"simulate.hermes.{one}"]
+    for name, value in (("--pareto", pareto), ("--address", address), ("--jobs", jobs)):
+        if value is not None:
+            arguments += [name, str(value)]
     core([*arguments, "--json"] if as_json else arguments)
 
 

@@ -62,6 +62,7 @@ def simulated(file: Path) -> Outcome:
 
     from crosslayer.execution import Execution
     from crosslayer.machine import allowed_cores
+    from crosslayer.pipeline.parts import resolve
     from crosslayer.pipeline.topology import topology_of
     from crosslayer.progress import Progress
     from crosslayer.traces.closed_loop import ClosedLoop
@@ -91,9 +92,9 @@ def simulated(file: Path) -> Outcome:
         trace = requests_of(table.served(pipeline.workload), pipeline.folder, context)
         if trace is None or isinstance(trace, ClosedLoop):
             raise InputError(f"{file}: explain needs a trace, or arrivals that do not wait")
-        params: Any = registry.parameters("simulator", table.use, table.params)
-        if params.profile is not None:
-            params = params.model_copy(update={"profile": pipeline.folder / params.profile})
+        params: Any = resolve(
+            registry, "simulator", table.use, table.params, pipeline.folder
+        ).params
         hermes = Hermes(params)
         cluster, _, _ = build(stack, params, context.stream_seed("hermes"))
         return hermes.run(replace(stack), trace, cluster)

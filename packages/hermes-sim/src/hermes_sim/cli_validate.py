@@ -15,10 +15,10 @@ from hermes_sim.validation import Validation, validate
 
 def show(
     run: Path, profile: Path, model: str | None, kv_blocks: int | None,
-    link: tuple[float, float] | None, figure: Path | None, as_json: bool,
+    link: tuple[float, float] | None, network: Path | None, figure: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Validate and print."""
-    found = validate(run, profile, model=model, kv_blocks=kv_blocks, link=link)
+    found = validate(run, profile, model=model, kv_blocks=kv_blocks, link=link, network=network)
     if figure is not None:
         from crosslayer.traces.drawing import write_svg
 

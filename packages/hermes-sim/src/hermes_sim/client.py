@@ -8,11 +8,13 @@ where something comes in between. The result is that of single iterations, exact
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crosslayer.errors import InputError
 from hermes_sim.admission import Admission, Prefill, Site
 from hermes_sim.batching import Batching
 from hermes_sim.blocks import Blocks
@@ -20,6 +22,8 @@ from hermes_sim.calls import DECODE, Call
 from hermes_sim.events import BEGIN, END, Events
 from hermes_sim.step_models.protocol import StepModel
 from hermes_sim.tape import Tape
+
+LONGEST_STEP_S = 1e9  # beyond that the instants of a run would not fit their columns
 
 
 class Sink(Protocol):
@@ -41,10 +45,12 @@ class Client(Admission):
         events: Events, sink: Sink, tape: Tape, *, site: Site | None = None,
         prefill_only: bool = False, run_ahead: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(index, rules, blocks, site or Site())
+        if prefill_only:  # all of a static batch leave it with their prompts
+            rules = replace(rules, drain=False)
+        super().__init__(index, rules, blocks, site or Site(), prefill_only)
         self.name, self.model = name, model
         self.events, self.sink, self.tape = events, sink, tape
-        self.prefill_only, self.run_ahead = prefill_only, run_ahead
+        self.run_ahead = run_ahead
         self.iterations = self.busy_ns = self._decoded = 0
         self.beyond = 0  # iterations outside what the step model has data for
         self.joules: float | None = 0.0
@@ -174,6 +180,8 @@ class Client(Admission):
             shapes.append((new, call.computed))
         beyond = self.model.beyond
         seconds, self._joules = self.model.mixed(shapes, rows, n, context, self.contexts)
+        if not seconds < LONGEST_STEP_S:
+            self._refuse(seconds)
         self.beyond += self.model.beyond - beyond
         self._prefills, self._steps, self._until = prefills, 1, None
         self.events.push(now + max(1, round(seconds * 1e9)), END, self._end, self._version)
@@ -185,12 +193,20 @@ class Client(Admission):
             if steps > 1:
                 steps = decodes.steps_with_blocks(steps, self.blocks.free)
         seconds, self._joules = self.model.decodes(decodes.n, decodes.context, steps, self.contexts)
+        if not seconds[0] + seconds[-1] < LONGEST_STEP_S:
+            self._refuse(max(seconds[0], seconds[-1]))
         until = np.rint(seconds * 1e9).astype(np.int64)
         np.maximum(until, 1, out=until)
         np.cumsum(until, out=until)
         until += now
         self._prefills, self._steps, self._until = None, steps, until
         self.events.push(int(until[-1]), END, self._end, self._version)
+
+    def _refuse(self, seconds: float) -> None:
+        raise InputError(
+            f"{self.name}: a step would take {seconds:.3g} s by its step model"
+            f" ({self.model.name}), which cannot be right; look at its times"
+        )
 
     def _end(self, now: int, version: int) -> None:
         if version != self._version:

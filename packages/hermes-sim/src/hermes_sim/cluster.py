@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crosslayer.contracts.calls import LONGEST_OUTPUT
 from crosslayer.errors import InputError, nearest
 from hermes_sim.calls import CANCELLED, DECODE_QUEUE, FAILED, FINISHED, HAND_OFF, Call, Ledger
 from hermes_sim.client import Client
 from hermes_sim.events import ARRIVE, Events
 from hermes_sim.router import Choose
 
+LONGEST_PROMPT = 1 << 24  # tokens; with more, chunk by chunk, a run would seem not to end
 Ended = Callable[[Call, int, int, str], None]  # call, instant, status, reason
 
 
@@ -123,6 +125,10 @@ class Cluster:
         target.arrive(call, now)
 
     def _refused(self, call: Call, group: Group) -> str:
+        if call.prompt > LONGEST_PROMPT:
+            return f"its prompt has more than {LONGEST_PROMPT:,} tokens"
+        if call.output > LONGEST_OUTPUT:
+            return f"more than {LONGEST_OUTPUT:,} output tokens"
         tokens = call.prompt + max(1, call.output)
         limit = self.context_tokens
         if limit is not None and tokens > limit:

@@ -131,6 +131,9 @@ class HermesParams(_Params):
         "(LLMServingSim's or vidur's format), a splitwise table (.csv) or a fit of `hermes-sim "
         "fit` (.json).",
     )
+    profile_network: Path | None = Field(
+        None, description="Folder of vidur's all_reduce.csv; left out: the profile's folder."
+    )
     profile_model: str | None = Field(
         None, min_length=1, description="Which model of a splitwise table; left out: the only one."
     )

@@ -6,23 +6,22 @@ and the kernel profile of the same card. Nothing is fitted on the run's times.
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from crosslayer.contracts.requests import RequestTrace
-from crosslayer.errors import CrosslayerError, InputError
+from crosslayer.errors import InputError
 from hermes_sim.batching import batching
+from hermes_sim.known_models import Model, find_model
 from hermes_sim.metrics import Calls, Floats, mean, percentile
 from hermes_sim.readers.engine_run import EngineRun, read_run
-from hermes_sim.readers.kernel_bundle import LINK, Shape, read_kernel_bundle, read_meta
+from hermes_sim.readers.kernel_bundle import LINK, Shape, read_meta
+from hermes_sim.readers.profiles import read_profile
+from hermes_sim.readers.tables import packed
 from hermes_sim.replay import Replayed, replay
 
 NULL_BLOCKS = 1  # vLLM keeps one of its blocks as a placeholder
@@ -65,33 +64,25 @@ class Validation:
         return self.replayed.tape.iterations
 
 
-@dataclass(frozen=True)
-class Model:
-    """What must be known of the model: shape, KV bytes of a token, bytes of its weights."""
-
-    shape: Mapping[str, int]
-    kv_bytes_per_token: float
-    weight_bytes: float
-
-
 def validate(
     run_folder: Path, profile_folder: Path, *, model: str | None = None,
     kv_blocks: int | None = None, link: tuple[float, float] | None = None,
-    overhead_s: float = 0.0,
+    network: Path | None = None, overhead_s: float = 0.0,
 ) -> Validation:  # fmt: skip
     """Replay a recorded run.
 
     model: a spec preset of the core or a config.json; None: by the name in the run's settings.
     kv_blocks: of each engine, where the settings do not say. link: bytes per second and seconds
     between the devices of a tensor-parallel engine; None: as measured (hardware.yaml), else
-    assumed. Errors: InputError for files that are missing or broken, and for an unknown model.
+    assumed. network: the folder of vidur's all_reduce.csv, for a profile in that format. Errors:
+    InputError for files that are missing or broken, and for an unknown model.
     """
     run = read_run(run_folder)
     engine = {**_table(run.engine, "resolved_config", "scheduler_config"), **_kwargs(run.engine)}
     notes: list[str] = []
-    about = find_model(model or str(run.engine.get("model", "")), run_folder)
-    tensor, data = int(engine["tensor_parallel_size"]), int(engine["data_parallel_size"])
-    if link is None and tensor > 1:
+    about = find_model(model) if model else find_model(str(run.engine.get("model")), run_folder)
+    tensor, data = _count(engine, "tensor_parallel_size"), _count(engine, "data_parallel_size")
+    if link is None and tensor > 1 and packed(network or profile_folder, "all_reduce") is None:
         link = _measured_link(profile_folder)
         if link is None:
             link = LINK
@@ -105,24 +96,23 @@ def validate(
         expert_parallel=data * tensor if engine.get("enable_expert_parallel") else 1,
         link=link or LINK,
     )
-    steps = read_kernel_bundle(profile_folder, shape, overhead_s=overhead_s)
+    steps = read_profile(profile_folder, shape, network=network, overhead_s=overhead_s)
     cache = {
         **_table(run.engine, "resolved_config", "cache_config"),
         **_table(run.engine, "kv_cache"),
     }
-    block_tokens = int(cache.get("block_size") or 16)
+    block_tokens = _count(cache, "block_size", 16)
     if kv_blocks is None:
         kv_blocks = _kv_blocks(run.engine, cache, about, block_tokens, tensor, notes)
-    budget = int(engine.get("max_num_batched_tokens") or 2048)
-    calls = min(int(engine.get("max_num_seqs") or 256), budget)
+    budget = _count(engine, "max_num_batched_tokens", 2048)
+    calls = min(_count(engine, "max_num_seqs", 256), budget)
     caching = bool(cache.get("enable_prefix_caching", True))
     rules = batching("vllm_v1", calls, budget, caching)
-    limit = engine.get("max_model_len")
     arrival = np.rint(run.arrival_s * 1e9).astype(np.int64)
     replayed = replay(
         RequestTrace(arrival, run.prompt_tokens, run.output_tokens), steps, rules,
         kv_blocks=kv_blocks, block_tokens=block_tokens, clients=data,
-        context_tokens=None if limit is None else int(limit),
+        context_tokens=_count(engine, "max_model_len", 1 << 40),
     )  # fmt: skip
     facts = {
         "engine": f"vLLM {run.engine.get('vllm_version', '?')}",
@@ -158,10 +148,13 @@ def _rows(run: EngineRun, calls: Calls) -> list[Row]:
             rows.append(Row(f"{name}_{label}_s", "s", _of(real, share), _of(simulated, share)))
     length = float(run.last_token_s.max() - run.arrival_s.min())
     rows.append(Row("makespan_s", "s", length, calls.span_s))
-    tokens = int(run.output_tokens.sum())
-    rows.append(
-        Row("output_tokens_per_s", "token/s", tokens / length, calls.output_tokens / calls.span_s)
-    )
+    rates = [
+        tokens / seconds if seconds > 0 else 0.0
+        for tokens, seconds in (
+            (int(run.output_tokens.sum()), length), (calls.output_tokens, calls.span_s)
+        )
+    ]  # fmt: skip
+    rows.append(Row("output_tokens_per_s", "token/s", rates[0], rates[1]))
     return rows
 
 
@@ -174,6 +167,27 @@ def _kwargs(engine: Mapping[str, Any]) -> dict[str, Any]:
         key: value for key, value in _table(engine, "engine_kwargs").items() if value is not None
     }
     return {"tensor_parallel_size": 1, "data_parallel_size": 1} | given
+
+
+def _count(table: Mapping[str, Any], name: str, default: int = 1) -> int:
+    """A whole number of 1 or more; the default where there is none. Errors: InputError."""
+    value = table.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"meta.json: {name} is {value!r}; a whole number of 1 or more is needed")
+    return value
+
+
+def _size(table: Mapping[str, Any], name: str, default: float = 0.0) -> float:
+    """A number above 0, such as bytes or a share; the default where there is none."""
+    value = table.get(name)
+    if value is None:
+        return default
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise InputError(f"meta.json: {name} is {value!r}; a number above 0 is needed")
+    return float(value)
 
 
 def _table(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -190,18 +204,23 @@ def _kv_blocks(
 ) -> int:  # fmt: skip
     """Blocks of one engine: as it resolved them, else from the card's memory."""
     if cache.get("kv_cache_size_tokens"):
-        return int(cache["kv_cache_size_tokens"]) // block_tokens - NULL_BLOCKS
+        return _count(cache, "kv_cache_size_tokens") // block_tokens - NULL_BLOCKS
     if cache.get("num_gpu_blocks"):
-        return int(cache["num_gpu_blocks"]) - NULL_BLOCKS
-    memory = _table(engine, "hardware").get("device_total_memory_bytes")
+        return _count(cache, "num_gpu_blocks") - NULL_BLOCKS
+    memory = _size(_table(engine, "hardware"), "device_total_memory_bytes")
     if not memory:
         raise InputError(
             "the run's meta.json names neither num_gpu_blocks nor the card's memory;"
             " give --kv-blocks"
         )
-    usable = tensor * (float(memory) * float(cache.get("gpu_memory_utilization") or 0.9))
+    usable = tensor * memory * _size(cache, "gpu_memory_utilization", 0.9)
     usable -= about.weight_bytes + tensor * NOT_KV_BYTES
     blocks = int(usable // (about.kv_bytes_per_token * block_tokens))
+    if blocks < 1:
+        raise InputError(
+            f"the weights ({about.weight_bytes / 1e9:.1f} GB) leave no memory of the {tensor} cards"
+            " for keys and values; give --kv-blocks"
+        )
     notes.append(
         f"{blocks} KV blocks are derived from the card's memory; the engine's own count is better"
     )
@@ -213,11 +232,18 @@ def _measured_link(folder: Path) -> tuple[float, float] | None:
     samples = _table(read_meta(folder, "hardware.yaml"), "measured", "interconnect").get("samples")
     if not isinstance(samples, list):
         return None
-    pairs = [
-        (float(one["bytes"]), float(one["us"]) * 1e-6)
-        for one in samples
-        if isinstance(one, dict) and one.get("collective", "all_reduce") == "all_reduce"
-    ]
+    try:
+        pairs = [
+            (float(one["bytes"]), float(one["us"]) * 1e-6)
+            for one in samples
+            if isinstance(one, dict) and one.get("collective", "all_reduce") == "all_reduce"
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"hardware.yaml: a sample of the interconnect is none: {error}") from None
+    if not all(0 < value < float("inf") for pair in pairs for value in pair):
+        raise InputError(
+            "hardware.yaml: a sample of the interconnect has no bytes or takes no time"
+        )
     if len(pairs) < 2:
         return None
     # Two devices: seconds = 2 latency + bytes / rate, each sample weighed by its own seconds.
@@ -225,41 +251,3 @@ def _measured_link(folder: Path) -> tuple[float, float] | None:
     design = np.stack([np.ones(len(size)), size], axis=1) / seconds[:, None]
     (twice, slope), *_ = np.linalg.lstsq(design, np.ones(len(size)), rcond=None)
     return (1 / float(slope), float(twice) / 2) if slope > 0 and twice >= 0 else None
-
-
-def find_model(name: str, folder: Path) -> Model:
-    """What is known of a model: from a config.json (`name`, or in the folder), the core's presets
-    or known_models.toml. Errors: InputError if nobody knows it.
-    """
-    from crosslayer.contracts.model import ModelSpec
-    from crosslayer.models.presets import config_names
-
-    config = Path(name) if name.endswith(".json") else folder / "config.json"
-    if config.is_file():
-        try:
-            table = json.loads(config.read_text(encoding="utf-8"))
-            return _of_spec(ModelSpec.from_hf_config(table), table)
-        except (ValueError, CrosslayerError) as error:
-            raise InputError(f"{config}: is no config.json of a model: {error}") from None
-    short = re.sub(r"(-instruct|-chat|-hf|-\d{4})+$", "", name.rstrip("/").split("/")[-1].lower())
-    if short in config_names():
-        text = files("crosslayer.models").joinpath(f"{short}.json").read_text(encoding="utf-8")
-        table = json.loads(text)
-        return _of_spec(ModelSpec.from_hf_config(table), table)
-    known = tomllib.loads(files("hermes_sim").joinpath("known_models.toml").read_text("utf-8"))
-    if short in known:
-        one = known[short]
-        shape = {"layers": one["layers"], "hidden": one["hidden"]}
-        return Model(shape, one["kv_bytes_per_token"], one["weight_bytes"])
-    names = ", ".join([*config_names(), *known])
-    raise InputError(
-        f"the model {name!r} is not known; give --model, a config.json or one of: {names}"
-    )
-
-
-def _of_spec(spec: Any, table: Mapping[str, Any]) -> Model:
-    shape = {"layers": int(table["num_hidden_layers"]), "hidden": int(table["hidden_size"])}
-    experts = table.get("num_experts") or table.get("num_local_experts")
-    if experts:
-        shape |= {"experts": int(experts), "active_experts": int(table["num_experts_per_tok"])}
-    return Model(shape, float(spec.kv_bytes(1, 0)), float(spec.weight_bytes))

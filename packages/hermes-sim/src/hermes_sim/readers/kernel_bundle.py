@@ -21,17 +21,25 @@ from numpy.typing import NDArray
 
 from crosslayer.contracts.network import collective_seconds
 from crosslayer.errors import InputError
-from hermes_sim.readers.tables import header, number, rows, signed, whole
+from hermes_sim.readers.tables import (
+    LONGEST_KERNEL_S,
+    Columns,
+    at_most,
+    header,
+    rows,
+    signed,
+    whole,
+)
 from hermes_sim.step_models.axes import Line, weights
 from hermes_sim.step_models.kernel_profile import AttentionGrid, KernelProfile, Savings, Skew
 
 Floats = NDArray[np.float64]
-Columns = list[tuple[str, Callable[[str], Any]]]
 LINK = (25e9, 5e-6)  # bytes per second and seconds, assumed where nothing was measured
+LARGEST_GRID = 3e7  # points
 ONCE = frozenset({"embedding", "final_layernorm", "lm_head", "sampler"})
 TWICE = frozenset({"layernorm"})  # before attention and before the MLP
 MLP = frozenset({"gate_up_proj", "act_fn", "down_proj"})  # a MoE has experts in their place
-_TIME = ("time_us", number)
+_TIME = ("time_us", at_most(LONGEST_KERNEL_S * 1e6))
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ def read_kernel_bundle(
         moe = _moe(folder / "moe.csv", shape)
         dense = {name: points for name, points in dense.items() if name not in MLP}
     measured = np.unique([point for points in dense.values() for point in points])
+    if moe is not None:
+        measured = with_every_count(measured)
     tokens = _total(dense, shape.layers, measured)
     if moe is not None:
         tokens += shape.layers * np.array([moe(point) for point in measured])
@@ -136,6 +146,8 @@ def _attention(path: Path) -> AttentionGrid:
     table = np.array(kept, dtype=np.float64)
     # Zero stands for a part that a batch does not have, so it is a point of every axis.
     axes = [np.unique(np.concatenate([[0.0], table[:, i]])) for i in range(4)]
+    if np.prod([float(len(axis)) for axis in axes]) > LARGEST_GRID:
+        raise InputError(f"{path}: its rows lie on no grid; profile all combinations of few values")
     seconds = np.full([len(axis) for axis in axes], np.nan)
     place = tuple(np.searchsorted(axis, table[:, i]) for i, axis in enumerate(axes))
     seconds[place] = table[:, 4] * 1e-6
@@ -175,6 +187,13 @@ def _moe(path: Path, shape: Shape) -> Callable[[float], float]:
         )
 
     return seconds
+
+
+def with_every_count(tokens: Floats) -> Floats:
+    """These numbers of tokens and all smaller ones up to 2,048: how many experts are awake is no
+    straight line between numbers that were measured.
+    """
+    return np.unique(np.concatenate([tokens, np.arange(1.0, min(2048.0, tokens[-1]) + 1)]))
 
 
 def all_reduces(tokens: Floats, shape: Shape) -> Floats:

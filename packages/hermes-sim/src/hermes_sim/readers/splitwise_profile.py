@@ -7,7 +7,7 @@ tensor_parallel; a row is a whole batch that is prefilled and then decoded toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from crosslayer.errors import InputError
-from hermes_sim.readers.tables import number, rows, whole
+from hermes_sim.readers.tables import LONGEST_KERNEL_S, Columns, at_most, number, rows, whole
 from hermes_sim.step_models.axes import Line, weights
 from hermes_sim.step_models.protocol import Contexts, Floats
 from hermes_sim.step_models.surfaces import Surface
 
-Columns = list[tuple[str, Callable[[str], Any]]]
 BOARD_WATTS = {"a100-80gb": 400.0, "h100-80gb": 700.0, "h100-80gb-pcap": 700.0}
 
 
@@ -80,10 +79,11 @@ def read_splitwise_profile(
 
     None: the only one there is. Errors: InputError with what there is.
     """
+    milliseconds = at_most(LONGEST_KERNEL_S * 1e3)
     columns: Columns = [
         ("model", str), ("hardware", str), ("tensor_parallel", whole), ("prompt_size", whole),
-        ("batch_size", whole), ("token_size", whole), ("prompt_time", number),
-        ("token_time", number), ("average_power", number),
+        ("batch_size", whole), ("token_size", whole), ("prompt_time", milliseconds),
+        ("token_time", milliseconds), ("average_power", number),
     ]  # fmt: skip
     table = [values for _, values in rows(file, columns)]
     chosen = [

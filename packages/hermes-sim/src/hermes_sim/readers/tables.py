@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import lzma
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from crosslayer.errors import InputError
+
+LONGEST_KERNEL_S = 1e3  # a kernel that takes longer was not measured in the unit of its column
+Columns = list[tuple[str, Callable[[str], Any]]]  # names, and what reads their cells
 
 
 def whole(text: str) -> int:
@@ -27,6 +31,18 @@ def number(text: str) -> float:
     return value
 
 
+def at_most(most: float) -> Callable[[str], float]:
+    """Reads a number from 0 to `most`."""
+
+    def read(text: str) -> float:
+        value = number(text)
+        if value > most:
+            raise ValueError
+        return value
+
+    return read
+
+
 def signed(text: str) -> float:
     """A finite number of either sign."""
     value = float(text)
@@ -35,13 +51,29 @@ def signed(text: str) -> float:
     return value
 
 
+def packed(folder: Path, name: str) -> Path | None:
+    """The table of that name in the folder, plain or packed (xz); None: there is none."""
+    places = (folder / f"{name}.csv", folder / f"{name}.csv.xz")
+    return next((path for path in places if path.is_file()), None)
+
+
+def opened(path: Path) -> IO[str]:
+    """The text of a file that may be packed. Errors: InputError for one that cannot be opened."""
+    try:
+        if path.suffix == ".xz":
+            return lzma.open(path, "rt", encoding="utf-8", newline="")
+        return path.open(encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def header(path: Path) -> list[str]:
     """The names of a file's columns. Errors: InputError for one that cannot be read."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
+        with opened(path) as stream:
             return next(csv.reader(stream), [])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no UTF-8 text: {error.reason}") from None
     except csv.Error as error:
@@ -54,11 +86,7 @@ def rows(
     """(line, values) of each row. Errors: InputError for a file that cannot be read, a column that
     is missing, a row that is cut off, a value that its reader refuses.
     """
-    try:
-        stream = path.open(encoding="utf-8", newline="")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    with stream:
+    with opened(path) as stream:
         reader = csv.reader(stream)
         try:
             header = next(reader, [])
@@ -93,3 +121,5 @@ def rows(
             raise InputError(f"{path}: is no UTF-8 text: {error.reason}") from None
         except csv.Error as error:
             raise InputError(f"{path}:{reader.line_num}: is no CSV: {error}") from None
+        except (lzma.LZMAError, EOFError) as error:
+            raise InputError(f"{path}: is no whole xz file: {error}") from None

@@ -3,7 +3,8 @@
 https://github.com/microsoft/vidur (MIT). mlp.csv: time_stats.<op>.median by num_tokens and
 num_tensor_parallel_workers. attention.csv: time_stats.attn_prefill.median by prefill_chunk_size and
 kv_cache_size (is_prefill), time_stats.attn_decode.median by batch_size and kv_cache_size. Both may
-be packed as .csv.xz. Its network profiles are not read; all-reduces are priced on a link.
+be packed as .csv.xz. All-reduces are those of all_reduce.csv where there is one, else priced on a
+link.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import csv
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 
 from crosslayer.errors import InputError
-from hermes_sim.readers.kernel_bundle import Shape, all_reduces
-from hermes_sim.readers.tables import number
+from hermes_sim.readers.kernel_bundle import Floats, Shape, all_reduces
+from hermes_sim.readers.tables import LONGEST_KERNEL_S, at_most, opened, packed
+from hermes_sim.readers.vidur_network import read_collective
 from hermes_sim.step_models.axes import Line
 from hermes_sim.step_models.kernel_profile import KernelProfile
 from hermes_sim.step_models.surfaces import SeparateAttention, Surface
@@ -32,11 +33,17 @@ ATTENTION_OPS = ("attn_input_reshape", "attn_kv_cache_save", "attn_output_reshap
 
 def is_vidur_profile(folder: Path) -> bool:
     """Whether the folder looks like one."""
-    return _file(folder, "mlp") is not None
+    return packed(folder, "mlp") is not None
 
 
-def read_vidur_profile(folder: Path, shape: Shape, *, watts: float | None = None) -> KernelProfile:
-    """The step model. Errors: InputError for what is missing or no number, with the line."""
+def read_vidur_profile(
+    folder: Path, shape: Shape, *, network: Path | None = None, overhead_s: float = 0.0,
+    watts: float | None = None,
+) -> KernelProfile:  # fmt: skip
+    """The step model. network: the folder of all_reduce.csv; None: the profile's.
+
+    Errors: InputError for what is missing or no number, with the line.
+    """
     tokens = _by_tokens(folder, shape)
     prefill, decode = [], []
     for line, row in _rows(folder, "attention"):
@@ -58,7 +65,7 @@ def read_vidur_profile(folder: Path, shape: Shape, *, watts: float | None = None
     axis = np.array(sorted(tokens))
     seconds = np.array([tokens[at] for at in axis.tolist()])
     if shape.tensor_parallel > 1:
-        seconds += all_reduces(axis, shape)
+        seconds += _all_reduces(network or folder, axis, shape)
     return KernelProfile(
         name=f"vidur profile {folder.name}",
         tokens=Line(axis, seconds),
@@ -66,6 +73,7 @@ def read_vidur_profile(folder: Path, shape: Shape, *, watts: float | None = None
         attention=SeparateAttention(Surface(prefill), Surface(decode)),
         layers=shape.layers,
         token_limit=float(axis[-1]),
+        overhead_s=overhead_s,
         watts=watts,
     )
 
@@ -87,20 +95,24 @@ def _by_tokens(folder: Path, shape: Shape) -> dict[float, float]:
     return found
 
 
-def _file(folder: Path, name: str) -> Path | None:
-    places = (folder / f"{name}.csv", folder / f"{name}.csv.xz")
-    return next((path for path in places if path.is_file()), None)
+def _all_reduces(folder: Path, tokens: Floats, shape: Shape) -> Floats:
+    """Of a step, as measured within one node: two a layer, of bf16 activations."""
+    ways = shape.tensor_parallel
+    measured = read_collective(folder, "all_reduce", ways, ways)
+    if measured is None:
+        return all_reduces(tokens, shape)
+    if not shape.hidden:
+        raise InputError(f"{folder}: the width of the model is not known; name the model")
+    return 2 * shape.layers * np.maximum(measured.at(tokens * shape.hidden * 2), 0.0)
 
 
 def _rows(folder: Path, name: str) -> Iterator[tuple[int, dict[str, str]]]:
-    path = _file(folder, name)
+    path = packed(folder, name)
     if path is None:
         raise InputError(f"{folder}: there is no {name}.csv")
-    stream: IO[str]
-    text: dict[str, Any] = {"mode": "rt", "encoding": "utf-8", "newline": ""}
-    with lzma.open(path, **text) if path.suffix == ".xz" else path.open(**text) as stream:
+    with opened(path) as stream:
+        reader = csv.DictReader(stream)
         try:
-            reader = csv.DictReader(stream)
             for row in reader:
                 if None in row or None in row.values():
                     how = "too long" if None in row else "cut off"
@@ -110,13 +122,17 @@ def _rows(folder: Path, name: str) -> Iterator[tuple[int, dict[str, str]]]:
             raise InputError(f"{path}: cannot be read: {error}") from None
 
 
-def _number(folder: Path, line: int, row: dict[str, str], name: str) -> float:
+def _number(
+    folder: Path, line: int, row: dict[str, str], name: str, most: float = 2.0**53
+) -> float:
     try:
-        return number(row[name])
+        return at_most(most)(row[name])
     except KeyError:
         raise InputError(f"{folder}: the column {name!r} is missing") from None
     except ValueError:
-        raise InputError(f"{folder}: line {line}: {name} is {row[name]!r}, not a number") from None
+        raise InputError(
+            f"{folder}: line {line}: {name} is {row[name]!r}, which is not possible there"
+        ) from None
 
 
 def _time(
@@ -126,4 +142,4 @@ def _time(
     name = f"time_stats.{op}.median"
     if default is not None and not row.get(name):
         return default
-    return _number(folder, line, row, name) * 1e-3
+    return _number(folder, line, row, name, LONGEST_KERNEL_S * 1e3) * 1e-3

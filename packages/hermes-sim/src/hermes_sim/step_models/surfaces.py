@@ -56,5 +56,5 @@ class SeparateAttention:
 
 
 def _points(surface: Surface) -> tuple[float, ...]:
-    """Zero, and every second value at which something was measured."""
-    return tuple(sorted({0.0, *(x for line in surface.lines for x in line.points)}))
+    """Zero, for no decodes, and then every second value at which something was measured."""
+    return (0.0, *sorted({x for line in surface.lines for x in line.points}))
