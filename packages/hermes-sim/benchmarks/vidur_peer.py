@@ -154,7 +154,7 @@ def vidur(python: str, folder: Path, trace: RequestTrace) -> tuple[float, float,
             "num_training_job_threads": 1,
             "k_fold_cv_splits": 2,
             "cache_dir": folder / "cache",
-            # The default predicts (and packs) every length up to two million tokens: hours.
+            # The default predicts, and packs, every length up to two million tokens.
             "prediction_max_tokens_per_request": 2 * LONGEST,
             "prediction_max_prefill_chunk_size": CHUNK,
             "prediction_max_batch_size": CALLS,

@@ -7,7 +7,7 @@ import lzma
 
 import numpy as np
 import pytest
-from conftest import TINY, tiny_instance, tiny_stack
+from conftest import TINY, tiny_instance, tiny_stack, trace_of
 from test_step_models import bundle, us  # noqa: F401 (a fixture)
 
 from crosslayer.errors import InputError
@@ -16,6 +16,7 @@ from hermes_sim.params import HermesParams
 from hermes_sim.readers.kernel_bundle import Shape
 from hermes_sim.readers.profiles import read_profile
 from hermes_sim.readers.vidur_network import read_collective
+from hermes_sim.simulator import Hermes
 from hermes_sim.validation import validate
 
 HIDDEN = 1000
@@ -261,3 +262,13 @@ def test_settings_that_are_none_are_refused_by_their_name(tmp_path, bundle, wron
     recorded(place, ENGINE | wrong, 1.0, lambda at: 1.0)
     with pytest.raises(InputError, match=named):
         validate(place, bundle)
+
+
+def test_a_report_says_how_many_iterations_lie_beyond_the_profile(vidur, context):
+    stack = tiny_stack(tiny_instance(tensor_parallel=2, devices=2))
+    trace = trace_of([0, 1], [100, 5000], [3, 3])  # 4,096 prompt tokens were measured
+    params = HermesParams(profile=vidur, scheduler="mixed")
+    report = Hermes(params).simulate(stack, trace, context)
+    beyond = report.metric("extrapolated_steps")
+    assert beyond.value == pytest.approx(5 / 6)  # contexts of up to nine tokens were measured
+    assert beyond.provenance == "modelled" and "vidur profile" in beyond.source

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import tiny_instance, tiny_stack
+from conftest import tiny_instance, tiny_stack, trace_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,13 +14,15 @@ from crosslayer.contracts.steps import StepShape
 from crosslayer.errors import InputError
 from crosslayer.models import presets
 from crosslayer.models.params import PresetParams
+from hermes_sim.batching import batching
 from hermes_sim.build import step_model
 from hermes_sim.params import HermesParams
 from hermes_sim.readers.kernel_bundle import Shape, read_kernel_bundle
 from hermes_sim.readers.splitwise_profile import read_splitwise_profile
 from hermes_sim.readers.vidur_profile import read_vidur_profile
+from hermes_sim.replay import replay
 from hermes_sim.step_models.axes import Line
-from hermes_sim.step_models.fitted import fit, read_fit
+from hermes_sim.step_models.fitted import FittedSteps, fit, read_fit
 from hermes_sim.step_models.lowered import LoweredSteps
 
 CHUNKS, CACHED, COUNTS, CONTEXTS = (16, 64), (0, 64), (1, 4, 16), (16, 64, 256)
@@ -279,6 +281,19 @@ def test_a_fit_finds_the_rates_and_its_error_is_of_steps_it_has_not_seen(seed, t
         read_fit(file)
 
 
+def test_a_fit_to_noisy_steps_expects_their_mean():
+    rng = np.random.default_rng(3)
+    count = 4000
+    decodes = rng.integers(1, 50, count)
+    table = {name: np.zeros(count) for name in ("prompt_tokens", "pairs", "prompts")}
+    table |= {"decodes": decodes, "context": 100 * decodes}
+    exact = 1e-3 + 2e-5 * decodes + 1e-8 * table["context"]
+    noise = rng.lognormal(-0.5 * 0.4**2, 0.4, count)  # of mean 1
+    made = fit(table | {"seconds": exact * noise})
+    steps = [made.mixed([], 0, n, 100 * n, list)[0] for n in decodes.tolist()]
+    assert np.sum(steps) == pytest.approx(np.sum(exact), rel=0.02)
+
+
 def test_a_pipeline_can_price_steps_with_each_kind_of_profile(bundle, tmp_path):
     instance = tiny_instance()
     params = HermesParams(profile=bundle)
@@ -287,4 +302,38 @@ def test_a_pipeline_can_price_steps_with_each_kind_of_profile(bundle, tmp_path):
     columns = ("prompts", "prompt_tokens", "pairs", "decodes", "context", "seconds")
     table = {name: np.arange(1.0, 41.0) for name in columns}
     file.write_text(fit(table).to_json())
-    assert step_model(tiny_stack(), instance, HermesParams(profile=file)).name == "fitted steps"
+    made = step_model(tiny_stack(), instance, HermesParams(profile=file))
+    assert made.name == fit(table).name and "off on others" in made.name
+
+
+@pytest.mark.parametrize(
+    ("prompts", "output", "wanted"),
+    [
+        ([290], 4, 0),
+        ([298], 6, 3),  # contexts of 299 to 303 tokens, of which 300 were measured
+        ([10] * 9, 4, 3),  # nine calls decode, eight were measured
+        ([290] * 2, 1, 1),  # 580 prompt tokens in a step, 500 were measured
+    ],
+)
+@pytest.mark.parametrize("run_ahead", [True, False])
+def test_iterations_beyond_a_fit_or_a_table_are_counted(
+    prompts, output, wanted, run_ahead, tmp_path
+):
+    head = "model,hardware,prompt_size,batch_size,token_size,average_power,prompt_time,token_time,"
+    rows = [f"m,h,{p},{n},20,0.5,9,9,1\n" for p, n in ((10, 1), (290, 1), (62, 8), (290, 8))]
+    (tmp_path / "perf.csv").write_text(head + "tensor_parallel\n" + "".join(rows))
+    table = read_splitwise_profile(tmp_path / "perf.csv", None, None, 1)
+    assert (table.decode_limit, table.context_limit) == (8.0, 300.0)
+    table.prompt_limit = 500.0
+    fitted = FittedSteps((1e-3, 0, 0, 0, 0, 0), 0.1, 12, 8.0, 300.0, 500.0)
+    trace = trace_of([0] * len(prompts), prompts, [output] * len(prompts))
+    for model in (fitted, table):
+        found = replay(trace, model, batching("mixed"), run_ahead=run_ahead)
+        assert found.beyond == wanted
+
+
+def test_a_prompt_beside_decodes_that_are_beyond_a_fit_is_counted():
+    fitted = FittedSteps((1e-2, 0, 0, 0, 0, 0), 0.1, 12, 8.0, 300.0, 500.0)
+    late = trace_of([0, 1.0], [601, 1], [200, 1])  # the second prompt joins a decode step
+    found = replay(late, fitted, batching("mixed"))
+    assert found.beyond == found.tape.iterations == 200

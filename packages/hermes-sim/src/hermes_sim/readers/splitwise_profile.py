@@ -51,7 +51,8 @@ class BatchTimes:
     ) -> tuple[float, Sequence[float] | None]:
         """See `StepModel`. Cached tokens cost nothing: the table does not know them."""
         tokens = sum(new for new, _ in prefills) + n
-        if tokens > self.prompt_limit:
+        far = n > 0 and context > n * self.context_limit
+        if far or n > self.decode_limit or tokens > self.prompt_limit:
             self.beyond += 1
         seconds = max(0.0, self.prompt.one(tokens))
         if n:
