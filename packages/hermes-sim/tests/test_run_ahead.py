@@ -36,14 +36,16 @@ def loads(draw):
     return np.cumsum(gaps), prompts, outputs, keys, blocks
 
 
+def prefix_of(keys):
+    if keys is None:
+        return None
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in keys])])
+    return Prefixes(2 * SIZE, offsets, np.array([k for one in keys for k in one], dtype=np.uint64))
+
+
 def columns_of(load, rules, run_ahead):
     arrivals, prompts, outputs, keys, blocks = load
-    prefix = None
-    if keys is not None:
-        offsets = np.concatenate([[0], np.cumsum([len(one) for one in keys])])
-        flat = np.array([key for one in keys for key in one], dtype=np.uint64)
-        prefix = Prefixes(2 * SIZE, offsets, flat)
-    trace = trace_of(arrivals / 1e9, prompts, outputs, prefix=prefix)
+    trace = trace_of(arrivals / 1e9, prompts, outputs, prefix=prefix_of(keys))
     return replay(trace, STEPS, rules, kv_blocks=blocks, block_tokens=SIZE, run_ahead=run_ahead)
 
 

@@ -23,6 +23,7 @@ from crosslayer.contracts.network import Link, Topology
 from crosslayer.contracts.requests import RequestTrace
 from crosslayer.errors import InputError
 from crosslayer.kinds import Stack
+from hermes_sim.batching import SCHEDULERS
 from hermes_sim.build import build
 from hermes_sim.params import HermesParams
 from hermes_sim.simulator import Hermes
@@ -57,19 +58,21 @@ def test_run_ahead_and_single_iterations_agree_on_an_accelerator():
     np.testing.assert_array_equal(one.last_ns, two.last_ns)
 
 
-def test_prefill_clients_hand_over_and_nothing_is_lost():
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_prefill_clients_hand_over_and_nothing_is_lost(scheduler):
     stack = tiny_stack(
         tiny_instance("p", role="prefill"), tiny_instance("d1", role="decode"),
         tiny_instance("d2", role="decode"),
     )  # fmt: skip
     trace = poisson_trace(40, 400)
-    outcome, cluster = outcome_of(stack, trace, hand_off_bytes_per_s=1e6)
+    rate = {"hand_off_bytes_per_s": 1e6, "scheduler": scheduler}
+    outcome, cluster = outcome_of(stack, trace, **rate)
     assert outcome.finished.all()
     adds_up(outcome)
     assert outcome.breakdown["KV hand-off"][trace.output_tokens > 1].min() > 0
     assert cluster.hand_off.count == int((trace.output_tokens > 1).sum())
     assert all(client.blocks.free == client.blocks.total for client in cluster.clients)
-    layered, _ = outcome_of(stack, trace, hand_off_bytes_per_s=1e6, hand_off="layerwise")
+    layered, _ = outcome_of(stack, trace, hand_off="layerwise", **rate)
     assert layered.breakdown["KV hand-off"].sum() < outcome.breakdown["KV hand-off"].sum()
 
 

@@ -47,7 +47,6 @@ class Admission:
         self.decodes = Decodes(blocks.tokens, not rules.reserve)
         self.queued_tokens = 0  # of waiting calls, to be computed
         self.preemptions = 0
-        self.left = 0  # calls of a drained batch that have not ended
 
     def holds(self, prompt: int, output: int) -> bool:
         """Whether a call can run alone. The last token of an output is never in the cache."""
@@ -63,12 +62,17 @@ class Admission:
             output = 1
         return prompt + output if self.site.demand is None else self.site.demand(prompt, output)
 
+    def room(self) -> int:
+        """Calls that may join now."""
+        return self.rules.max_calls - len(self.running)
+
     def admit(self, now: int, budget: int) -> list[Prefill]:
         """Calls from the queue, first come first served, while tokens, slots and blocks last."""
         rules, blocks, waiting, running = self.rules, self.blocks, self.waiting, self.running
         size = blocks.tokens
         made: list[Prefill] = []
-        while waiting and budget > 0 and len(running) < rules.max_calls:
+        room = self.room()
+        while waiting and budget > 0 and room > 0:
             call = waiting[0]
             total = call.prompt + call.generated
             shared, hit, unused = blocks.found(call)
@@ -90,14 +94,19 @@ class Admission:
             call.state = "prefill"
             if hit:
                 blocks.reuse(call, shared, hit)
-            take = -(-(ask if rules.reserve else cached + new) // size) - hit
+            joins = bool(call.carried and call.generated and cached == total - 1)
+            need = ask if rules.reserve else cached + new
+            if joins and rules.alone and not rules.reserve:
+                need = cached  # its decode step takes the block for the next token
+            take = -(-need // size) - hit
             blocks.take(take)
             call.private += take
             call.computed = cached
-            self.left += 1
+            self.decodes.left += 1
+            room -= 1
             self._admitted(call, cached, total, now)
             budget -= new
-            if call.carried and call.generated and cached == total - 1:
+            if joins:
                 call.enter(DECODE, now)
                 self.decodes.join(call)
                 continue
@@ -164,7 +173,7 @@ class Admission:
             self.partial = None
             self.blocks.release(call, keep=True)
         else:
-            self.decodes.leave(call)
+            call.lane.leave(call)
             self.release(call, keep=True)
         del self.running[call]
         call.computed = call.carried = 0

@@ -18,6 +18,7 @@ from hermes_sim.cluster import Cluster, Group
 from hermes_sim.events import Events
 from hermes_sim.hand_off import HandOff
 from hermes_sim.links import SharedLinks
+from hermes_sim.pipelined import client_of
 from hermes_sim.readers.kernel_bundle import LINK, Shape
 from hermes_sim.readers.profiles import read_profile
 from hermes_sim.readers.splitwise_profile import read_splitwise_profile
@@ -26,11 +27,13 @@ from hermes_sim.router import Choose, router
 from hermes_sim.step_models.fitted import read_fit
 from hermes_sim.step_models.lowered import LoweredSteps
 from hermes_sim.step_models.protocol import StepModel
+from hermes_sim.step_models.staged import Send, Staged, activation_bytes, lowered_stages
 from hermes_sim.tape import Tape
 from hermes_sim.tiers import Tiers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from crosslayer.kinds import Instance, Stack
     from hermes_sim.params import HermesParams
@@ -105,7 +108,7 @@ def _client(
         devices=instance.devices,
         demand=demand,
     )
-    return Client(
+    return client_of(
         index, instance.name, steps, rules, Blocks(blocks, size, rules.prefix_caching),
         cluster.events, cluster, tape, site=site, prefill_only=instance.role == "prefill",
         run_ahead=params.run_ahead,
@@ -113,14 +116,25 @@ def _client(
 
 
 def step_model(stack: Stack, instance: Instance, params: HermesParams) -> StepModel:
-    """What prices the steps of an instance: a profile, a fit, or its accelerator."""
-    profile = params.profile
-    if profile is None:
-        if instance.accelerator is None:
-            raise InputError(
-                f"instance {instance.name!r} has no accelerator; add an [accelerator] or a profile"
-            )
-        return LoweredSteps(stack, instance)
+    """What prices the steps of an instance: a profile, a fit, or its accelerator; in pipeline
+    stages if it has several. Those of a profile are equal parts of the whole.
+    """
+    stages = instance.pipeline_parallel
+    if params.profile is not None:
+        whole = _profiled(stack, instance, params, params.profile)
+        if stages == 1:
+            return whole
+        rate, latency = _link(stack, instance) or LINK
+        token_s = activation_bytes(instance.model.spec) / rate
+        return Staged([whole], Send(latency, token_s), parts=stages)
+    if instance.accelerator is None:
+        raise InputError(
+            f"instance {instance.name!r} has no accelerator; add an [accelerator] or a profile"
+        )
+    return LoweredSteps(stack, instance) if stages == 1 else lowered_stages(stack, instance)
+
+
+def _profiled(stack: Stack, instance: Instance, params: HermesParams, profile: Path) -> StepModel:
     if profile.suffix == ".csv":
         return read_splitwise_profile(
             profile, params.profile_model, params.profile_hardware, instance.tensor_parallel

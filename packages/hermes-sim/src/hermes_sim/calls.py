@@ -27,15 +27,16 @@ class Call:
     decodes, computed less the client's decode counter. chunks: hashes of the prompt, one a chunk of
     `chunk_tokens`; keys: of its blocks, for clients with blocks of `key_tokens`. held: blocks that
     it shares now, private: blocks of its own. carried: tokens whose keys and values come along from
-    elsewhere.
+    elsewhere. lane: the decodes that it is one of, or was last. flying: steps on their way that
+    compute its prompt.
     """
 
     __slots__ = (
         "arrival_ns", "base", "cached_tokens", "cancelled", "carried", "chunk_tokens", "chunks",
-        "client", "computed", "decode_client", "ends_at", "first_ns", "generated", "held", "id",
-        "key_tokens", "keys", "last_ns", "mark_ns", "model", "output", "phase", "preemptions",
-        "private", "prompt", "recomputed_tokens", "row", "session", "spent", "started_ns",
-        "state", "tag",
+        "client", "computed", "decode_client", "ends_at", "first_ns", "flying", "generated", "held",
+        "id", "key_tokens", "keys", "lane", "last_ns", "mark_ns", "model", "output", "phase",
+        "preemptions", "private", "prompt", "recomputed_tokens", "row", "session", "spent",
+        "started_ns", "state", "tag",
     )  # fmt: skip
 
     def __init__(self, row: int, arrival_ns: int, prompt: int, output: int) -> None:
@@ -48,7 +49,8 @@ class Call:
         self.chunk_tokens = self.key_tokens = 0
         self.computed = self.generated = self.base = self.ends_at = 0
         self.cached_tokens = self.recomputed_tokens = self.preemptions = self.carried = 0
-        self.held = self.private = 0
+        self.held = self.private = self.flying = 0
+        self.lane: Any = None
         self.started_ns = self.first_ns = self.last_ns = NEVER
         self.client = self.decode_client = NEVER
         self.phase, self.mark_ns = 1, arrival_ns

@@ -261,6 +261,10 @@ class Client(Admission):
             return
         if call is self.partial:
             self.partial = None
+        self._prompt_over(call, now)
+
+    def _prompt_over(self, call: Call, now: int) -> None:
+        """The first token after a prompt, or after one computed anew."""
         call.generated += 1
         if call.first_ns < 0:
             call.first_ns = now
@@ -282,8 +286,8 @@ class Client(Admission):
             if not decoded:
                 self.decodes.join(call)
             call.state = "padding"
-            self.left -= 1
-            if not self.left:
+            self.decodes.left -= 1
+            if not self.decodes.left:
                 self._drain()
         else:
             if decoded:
@@ -295,16 +299,16 @@ class Client(Admission):
 
     def _drain(self) -> None:
         """The last call of a static batch has ended: all slots and blocks are free."""
-        for call in self.running:
+        for call in [call for call in self.running if call.lane is self.decodes]:
             self.blocks.release(call, keep=False)
-        self.running.clear()
+            del self.running[call]
         self.decodes.clear()
 
     def contexts(self) -> list[tuple[int, int]]:
         """(cached prompt tokens, generated tokens in the cache) of each decoding call."""
         found = []
         for call in self.running:
-            if call.state in ("decoding", "padding"):
+            if call.lane is self.decodes and call.state in ("decoding", "padding"):
                 cached = call.base + self.decodes.counter
                 found.append((min(cached, call.prompt), max(0, cached - call.prompt)))
         return found
@@ -323,8 +327,8 @@ class Client(Admission):
                         call.private = -(-call.computed // self.blocks.tokens) - call.held
                 del self.running[call]
                 self.blocks.release(call, keep=False)
-                self.left -= 1
+                self.decodes.left -= 1
             call.state = ""
         self._gone.clear()
-        if self.rules.drain and not self.left:
+        if self.rules.drain and not self.decodes.left:
             self._drain()

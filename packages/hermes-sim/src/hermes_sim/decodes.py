@@ -15,19 +15,22 @@ class Decodes:
     """n calls whose contexts (cached tokens and the one that is fed) sum to `context`.
 
     counter: iterations so far. phases[p]: calls that need a new block in iterations with counter %
-    block_tokens = p. paged False: blocks are reserved, none is needed while decoding.
+    block_tokens = p. paged False: blocks are reserved, none is needed while decoding. left: calls
+    of a batch that is drained that have not ended. changes: how often somebody joined or left.
     """
 
     def __init__(self, block_tokens: int, paged: bool) -> None:
         self.n = self.context = self.counter = 0
         self.block_tokens, self.paged = block_tokens, paged
         self.phases = [0] * block_tokens
+        self.left = self.changes = 0
         self._ends: list[tuple[int, int, Call]] = []
         self._pushed = 0
 
     def join(self, call: Call) -> None:
         """From the next iteration on it decodes; call.computed tokens are in the cache."""
-        call.state = "decoding"
+        call.state, call.lane = "decoding", self
+        self.changes += 1
         call.base = call.computed - self.counter
         call.ends_at = self.counter + call.output - call.generated
         self._pushed += 1
@@ -42,6 +45,7 @@ class Decodes:
         call.computed = call.base + self.counter
         call.generated = call.output - (call.ends_at - self.counter)
         call.state = ""
+        self.changes += 1
         self.n -= 1
         self.context -= call.computed + 1
         if self.paged:
@@ -54,6 +58,7 @@ class Decodes:
     def clear(self) -> None:
         """Nobody decodes."""
         self.n = self.context = 0
+        self.changes += 1
         self.phases = [0] * self.block_tokens
         self._ends.clear()
 
@@ -67,14 +72,18 @@ class Decodes:
         ends = self._ends
         while ends and ends[0][0] <= self.counter:
             ends_at, _, call = heapq.heappop(ends)
-            if call.ends_at == ends_at and call.state == "decoding":
+            if self._is(call, ends_at):
                 return call
         return None
+
+    def _is(self, call: Call, ends_at: int) -> bool:
+        """Whether what was pushed for a call still holds."""
+        return call.ends_at == ends_at and call.state == "decoding" and call.lane is self
 
     def steps_to_an_end(self) -> int:
         """Iterations up to the first in which a call ends."""
         ends = self._ends
-        while ends[0][2].ends_at != ends[0][0] or ends[0][2].state != "decoding":
+        while not self._is(ends[0][2], ends[0][0]):
             heapq.heappop(ends)
         return ends[0][0] - self.counter
 

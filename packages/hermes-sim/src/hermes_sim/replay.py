@@ -13,6 +13,7 @@ from hermes_sim.client import Client
 from hermes_sim.cluster import Cluster, Group, TraceFeed
 from hermes_sim.events import Events
 from hermes_sim.metrics import Calls
+from hermes_sim.pipelined import client_of
 from hermes_sim.router import router
 from hermes_sim.step_models.protocol import StepModel
 from hermes_sim.tape import Tape
@@ -55,7 +56,7 @@ def replay(
     )
     total = UNLIMITED if kv_blocks is None else kv_blocks
     made = [
-        Client(
+        client_of(
             i, f"client {i}", model, rules, Blocks(total, block_tokens, rules.prefix_caching),
             events, cluster, tape, run_ahead=run_ahead,
         )
