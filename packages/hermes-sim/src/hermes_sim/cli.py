@@ -1,4 +1,4 @@
-"""`hermes-sim`, which is `crosslayer hermes`: run, fit, validate, sweep, traces, explain."""
+"""`hermes-sim`, which is `crosslayer hermes`: a command for each thing that the simulator does."""
 
 from __future__ import annotations
 
@@ -115,6 +115,24 @@ def traces(
     from hermes_sim import cli_traces
 
     cli_traces.traces(file, format, cache_blocks or [], out, as_json)
+
+
+@app.command()
+def agents(
+    file: File,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A trace for pipelines (.jsonl).")],
+) -> None:
+    """Write the graphs of calls that a pipeline's [simulate.agents] makes, as a trace file."""
+    from crosslayer.errors import InputError
+    from crosslayer.traces import write_trace
+    from hermes_sim.cli_explain import first_step
+
+    _, trace, params, _ = first_step(file)
+    if params.agents is None:
+        raise InputError(f"{file}: its hermes step has no [simulate.agents]")
+    write_trace(trace, out, "crosslayer")
+    calls = len(trace.prompt_tokens)
+    print(f"{out}: {len(trace)} requests, {calls} calls")
 
 
 @app.command()

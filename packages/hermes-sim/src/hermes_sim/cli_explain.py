@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosslayer.cli_listing import print_json
 from crosslayer.discovery import discover
@@ -13,6 +13,10 @@ from crosslayer.kinds import RunContext, Stack
 from crosslayer.pipeline.check import check_file
 from crosslayer.pipeline.source import PipelineErrors
 from hermes_sim.outcome import Outcome
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.requests import RequestTrace
+    from hermes_sim.params import HermesParams
 
 
 def explain(file: Path, request: str, as_json: bool) -> None:
@@ -58,6 +62,18 @@ def as_data(outcome: Outcome, row: int, request: str) -> dict[str, Any]:
 
 def simulated(file: Path) -> Outcome:
     """What became of the requests of a pipeline's first hermes step; nothing is written."""
+    from hermes_sim.build import build
+    from hermes_sim.simulator import Hermes
+
+    stack, trace, params, context = first_step(file)
+    cluster, _, _ = build(stack, params, context.stream_seed("hermes"))
+    return Hermes(params).run(replace(stack), trace, cluster)
+
+
+def first_step(file: Path) -> tuple[Stack, RequestTrace, HermesParams, RunContext]:
+    """What a pipeline's first hermes step gets: the stack, the requests as it serves them, its
+    parameters, and its context.
+    """
     import tempfile
 
     from crosslayer.execution import Execution
@@ -67,8 +83,7 @@ def simulated(file: Path) -> Outcome:
     from crosslayer.progress import Progress
     from crosslayer.traces.closed_loop import ClosedLoop
     from crosslayer.traces.workload import requests_of
-    from hermes_sim.build import build
-    from hermes_sim.simulator import Hermes
+    from hermes_sim.agents import agent_trace
 
     registry = discover()
     pipeline, problems = check_file(file, registry)
@@ -95,6 +110,7 @@ def simulated(file: Path) -> Outcome:
         params: Any = resolve(
             registry, "simulator", table.use, table.params, pipeline.folder
         ).params
-        hermes = Hermes(params)
-        cluster, _, _ = build(stack, params, context.stream_seed("hermes"))
-        return hermes.run(replace(stack), trace, cluster)
+        if params.agents is not None:
+            seed = context.stream_seed("hermes", "agents")
+            trace = agent_trace(trace, params.agents, seed)
+        return stack, trace, params, context

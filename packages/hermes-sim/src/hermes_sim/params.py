@@ -77,6 +77,34 @@ class TierParams(_Params):
     )
 
 
+class AgentParams(_Params):
+    """Every request of the workload as a graph of calls that depend on each other."""
+
+    shape: Literal["chain", "fan_out", "loop"] = Field(
+        "loop",
+        description="chain: calls in a row; fan_out: a plan, branches at once, a call that joins "
+        "them; loop: calls with a tool between two of them.",
+    )
+    calls: int = Field(
+        4,
+        ge=1,
+        le=200,
+        description="Of a chain; branches of a fan-out; turns of a loop in the mean (geometric).",
+    )
+    tool_s: float = Field(
+        0.0, ge=0, le=1e6, description="Mean seconds of a tool in a loop (exponential)."
+    )
+    tool_tokens: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="Tokens that a tool's result, or a branch's task, adds to the prompt.",
+    )
+    system_tokens: int = Field(
+        0, ge=0, le=10**6, description="Tokens with which the prompts of all requests begin alike."
+    )
+
+
 class HermesParams(_Params):
     """Discrete-event simulation of the whole stack under a trace of requests."""
 
@@ -146,6 +174,10 @@ class HermesParams(_Params):
     after: tuple[str, ...] = Field((), description="The same after its call.")
     stages: dict[str, StageParams] = Field(
         {}, description="How stages are served, by their name: [simulate.stages.search]."
+    )
+    agents: AgentParams | None = Field(
+        None,
+        description="Makes an agent's graph of calls of each request; left out: as they come.",
     )
     reasoning_paths: int = Field(
         1, ge=1, le=1024, description="Chains of thought of a call, which share its prompt."

@@ -18,6 +18,7 @@ from crosslayer.policy_loop import PolicyLoop
 from crosslayer.serve import LengthsOnly, OneCall, serve_each
 from crosslayer.traces.closed_loop import ClosedLoop, serve_closed
 from crosslayer.written import write_csv, written
+from hermes_sim.agents import agent_trace
 from hermes_sim.build import build, default_group, service_groups
 from hermes_sim.chrome_trace import write_chrome_trace
 from hermes_sim.cluster import Cluster, TraceFeed
@@ -55,6 +56,8 @@ class Hermes:
         """
         if trace is None or not len(trace):
             raise InputError("hermes needs requests to serve; add a [workload]")
+        if self.params.agents is not None:
+            trace = agent_trace(trace, self.params.agents, context.stream_seed("hermes", "agents"))
         cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
         if stack.policy is not None or stack.backends:
             outcome = self._with_policy(stack, trace, cluster, context, notes)
@@ -64,6 +67,10 @@ class Hermes:
 
     def simulate_closed(self, stack: Stack, users: ClosedLoop, context: RunContext) -> Report:
         """The same for users who wait for an answer before they ask again."""
+        if self.params.agents is not None:
+            raise InputError(
+                "users who wait ask single calls; with agents use other arrivals or a trace"
+            )
         cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
         pool = self._pool(stack, cluster, by_model=stack.policy is None)
         books: dict[str, tuple[int, int]] = {}
