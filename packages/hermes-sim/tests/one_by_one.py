@@ -30,6 +30,7 @@ class Seq:
     preempted: int = 0
     over: bool = False
     decoding: bool = False  # its last step made a token
+    rank: int = 0
 
     @property
     def total(self):
@@ -61,7 +62,13 @@ class OneByOne:
 
     def take_arrivals(self):
         while self.arrivals and self.arrivals[0].arrival <= self.now:
-            self.waiting.append(self.arrivals.popleft())
+            seq = self.arrivals.popleft()
+            ranks = [self.rank(one) for one in self.waiting]
+            self.waiting.insert(sum(rank <= self.rank(seq) for rank in ranks), seq)
+
+    def rank(self, seq):
+        queue = self.rules.queue
+        return {"fcfs": 0, "priority": seq.rank}.get(queue, seq.prompt + seq.output)
 
     # blocks
 
@@ -115,34 +122,46 @@ class OneByOne:
 
     # iterations
 
+    def victim(self):
+        if self.rules.queue == "priority":
+            return max(enumerate(self.running), key=lambda one: (one[1].rank, one[0]))[1]
+        return self.running[-1]
+
+    def in_turn(self):
+        if self.rules.queue != "priority":
+            return list(self.running)
+        return sorted(self.running, key=lambda s: (not (s.decoding or s.over), s.rank))
+
     def schedule(self):
         rules = self.rules
         if rules.alone:
             step = [] if rules.drain and self.running else self.admit(rules.token_budget, [])
             if step:
                 return step
-        budget, step, preempted, i = rules.token_budget, [], False, 0
-        while i < len(self.running) and budget > 0:
-            seq = self.running[i]
+        budget, step, preempted = rules.token_budget, [], False
+        for seq in self.in_turn():
+            if seq not in self.running or budget <= 0:
+                continue
             new = min(seq.total - seq.computed, budget)
             ok = True
             while not (rules.reserve or self.allocate(seq, seq.computed + new)):
-                last = self.running.pop()
+                last = self.victim() if seq.decoding else seq
+                self.running.remove(last)
                 self.release(last)
                 last.computed = 0
                 last.decoding = False
                 last.preempted += 1
-                self.waiting.appendleft(last)
+                ranks = [self.rank(one) for one in self.waiting]
+                self.waiting.insert(sum(rank < self.rank(last) for rank in ranks), last)
                 preempted = True
                 if last is seq:
                     ok = False
                     break
             if not ok:
-                break
+                continue
             self.keep(seq, seq.computed + new)
             step.append((seq, new))
             budget -= new
-            i += 1
         if not preempted and not rules.alone:
             step += self.admit(budget, step)
         return step

@@ -131,6 +131,27 @@ def test_m_m_1_waits_as_theory_says(rho, seed):
 
 
 @settings(max_examples=4)
+@given(rho=st.floats(0.3, 0.8), urgent=st.floats(0.2, 0.6), seed=st.integers(0, 10_000))
+def test_two_priorities_wait_as_cobham_says(rho, urgent, seed):
+    """Non-preemptive M/G/1: W_1 = R / (1 - rho_1), W_2 = R / ((1 - rho_1) (1 - rho)), where R is
+    half the rate times the second moment of service (A. Cobham, Oper. Res. 2, 1954)."""
+    rng = np.random.default_rng(seed)
+    count, seconds = 12_000, 0.01
+    arrivals = np.cumsum(rng.exponential(seconds / rho, count))
+    prompts = np.maximum(1, np.rint(rng.exponential(1e5, count))).astype(int)
+    late = rng.random(count) >= urgent
+    rules = Batching("one at a time", max_calls=1, queue="priority")
+    model = Linear(prompt_token_s=seconds / 1e5)
+    trace = trace_of(arrivals, prompts, np.ones(count, int))
+    waits = replay(trace, model, rules, ranks=late.astype(int).tolist()).calls.queue_s
+    rest = rho * seconds  # of the service that is going on
+    first = rest / (1 - urgent * rho)
+    for mine, wanted in ((waits[~late], first), (waits[late], first / (1 - rho))):
+        mean, half = batch_means(mine)
+        assert abs(mean - wanted) < half + 0.03 * wanted
+
+
+@settings(max_examples=4)
 @given(rho=st.floats(0.2, 0.7), seed=st.integers(0, 10_000))
 def test_m_d_1_waits_half_as_long(rho, seed):
     prompts = np.full(8_000, 100_000)

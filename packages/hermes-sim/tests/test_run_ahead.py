@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from one_by_one import OneByOne, Seq
 
 from crosslayer.contracts.requests import Prefixes
-from hermes_sim.batching import SCHEDULERS, batching
+from hermes_sim.batching import QUEUES, SCHEDULERS, batching
 from hermes_sim.replay import replay
 
 SIZE = 4
@@ -43,20 +43,26 @@ def prefix_of(keys):
     return Prefixes(2 * SIZE, offsets, np.array([k for one in keys for k in one], dtype=np.uint64))
 
 
-def columns_of(load, rules, run_ahead):
+def columns_of(load, rules, run_ahead, ranks=()):
     arrivals, prompts, outputs, keys, blocks = load
     trace = trace_of(arrivals / 1e9, prompts, outputs, prefix=prefix_of(keys))
-    return replay(trace, STEPS, rules, kv_blocks=blocks, block_tokens=SIZE, run_ahead=run_ahead)
+    return replay(
+        trace, STEPS, rules, kv_blocks=blocks, block_tokens=SIZE, run_ahead=run_ahead, ranks=ranks
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @settings(max_examples=int(os.environ.get("HERMES_EXAMPLES", "15")))
-@given(load=loads(), calls=st.integers(1, 6), budget=st.integers(6, 64))
+@given(
+    load=loads(), calls=st.integers(1, 6), budget=st.integers(6, 64), queue=st.sampled_from(QUEUES),
+    rng=st.randoms(use_true_random=False),
+)  # fmt: skip
 def test_every_call_is_timed_as_by_single_iterations_and_by_the_independent_loop(
-    name, load, calls, budget
+    name, load, calls, budget, queue, rng
 ):
-    rules = batching(name, calls, None if name in ("static", "mixed") else budget)
-    fast, slow = columns_of(load, rules, True), columns_of(load, rules, False)
+    rules = batching(name, calls, None if name in ("static", "mixed") else budget, queue=queue)
+    ranks = [rng.randrange(3) for _ in load[1]]
+    fast, slow = columns_of(load, rules, True, ranks), columns_of(load, rules, False, ranks)
     assert fast.preemptions == slow.preemptions
     assert fast.tape.iterations == slow.tape.iterations
     for column in fast.calls.columns:
@@ -65,7 +71,7 @@ def test_every_call_is_timed_as_by_single_iterations_and_by_the_independent_loop
     arrivals, prompts, outputs, keys, blocks = load
     seqs = [
         Seq(i, int(arrivals[i]), prompts[i], outputs[i],
-            tuple(keys[i]) if keys is not None else (), 2 * SIZE)
+            tuple(keys[i]) if keys is not None else (), 2 * SIZE, rank=ranks[i])
         for i in range(len(prompts))
     ]  # fmt: skip
     loop = OneByOne(STEPS, rules, blocks, SIZE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from crosslayer.contracts.network import Link, Topology
 from crosslayer.contracts.requests import RequestTrace
 from crosslayer.errors import InputError
 from crosslayer.kinds import Stack
+from crosslayer.serve import OneCall
 from hermes_sim.batching import SCHEDULERS
 from hermes_sim.build import build
 from hermes_sim.params import HermesParams
@@ -291,3 +293,42 @@ def test_a_majority_counts_what_the_cancelled_chain_has_made(at_once, left):
     assert columns["output_tokens"][columns["status"] == 2].tolist() == [left]
     assert outcome.made_tokens[0] == 40 + left and outcome.output_tokens[0] == 20
     assert outcome.calls[0] == 3
+
+
+def test_the_urgent_class_is_served_first_and_the_other_one_loses_its_blocks(context):
+    requests = [
+        single(str(i), 0, 64, 40).model_copy(update={"slo_class": "batch" if i < 6 else "chat"})
+        for i in range(12)
+    ]
+    trace = RequestTrace.from_requests(requests)
+    slo = {"chat": {"priority": -1}, "batch": {}}
+    stack = tiny_stack(tiny_instance("tiny", kv_blocks=22))
+    both = []
+    for chosen in (stack, replace(stack, policy=OneCall())):
+        hermes = Hermes(HermesParams.model_validate({"queue": "priority", "slo": slo}))
+        hermes.simulate(chosen, trace, context)
+        with (context.output / "requests.csv").open() as stream:
+            both.append(list(csv.DictReader(stream)))
+    assert both[0] == both[1]
+    ends = [float(row["e2e_s"]) for row in both[0]]
+    assert max(ends[6:]) < min(ends[:6])
+    tight, _ = outcome_of(
+        tiny_stack(tiny_instance("tiny", kv_blocks=13)), trace, queue="priority", slo=slo,
+        scheduler="chunked", max_calls=3,
+    )  # fmt: skip
+    mixed = tight.preemptions.reshape(2, 6).sum(axis=1)
+    assert mixed.sum() > 0
+    fcfs, _ = outcome_of(stack, trace)
+    assert max(fcfs.last_ns[:6]) < max(fcfs.last_ns[6:])
+    with pytest.raises(ValidationError, match=r"add priority to \[simulate\.slo"):
+        HermesParams(queue="priority")
+
+
+def test_the_shortest_call_goes_first_where_the_least_work_is_left():
+    trace = trace_of([0.0] * 4, [100, 400, 50, 200], [10, 10, 10, 10])
+    for queue, order in (("fcfs", [0, 1, 2, 3]), ("least_work_left", [2, 0, 3, 1])):
+        outcome, _ = outcome_of(tiny_stack(), trace, queue=queue, max_calls=1)
+        assert np.argsort(outcome.last_ns).tolist() == order
+    short, _ = outcome_of(tiny_stack(), poisson_trace(150, 3e4), queue="least_work_left")
+    fifo, _ = outcome_of(tiny_stack(), poisson_trace(150, 3e4))
+    assert short.latencies()["e2e"].mean() <= fifo.latencies()["e2e"].mean()

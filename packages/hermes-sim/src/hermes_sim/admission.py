@@ -62,12 +62,45 @@ class Admission:
             output = 1
         return prompt + output if self.site.demand is None else self.site.demand(prompt, output)
 
+    def enqueue(self, call: Call, first: bool = False) -> None:
+        """Into the queue, behind its equals, or before them."""
+        call.state = "waiting"
+        self.queued_tokens += call.prompt + call.generated
+        waiting, at = self.waiting, 0
+        if self.rules.queue == "fcfs":
+            (waiting.appendleft if first else waiting.append)(call)
+            return
+        rank = self._rank(call)
+        if first:
+            at = next((i for i, one in enumerate(waiting) if self._rank(one) >= rank), len(waiting))
+        else:
+            at = len(waiting)
+            while at and self._rank(waiting[at - 1]) > rank:
+                at -= 1
+        waiting.insert(at, call)
+
+    def _rank(self, call: Call) -> int:
+        return call.rank if self.rules.queue == "priority" else call.prompt + call.output
+
+    def in_turn(self) -> list[Call]:
+        """The running calls in the order in which they get blocks; the last one loses its own."""
+        calls = list(self.running)
+        if self.rules.queue == "priority":
+            calls.sort(key=lambda call: call.rank)
+        return calls
+
+    def last(self) -> Call:
+        """Who loses its blocks first."""
+        if self.rules.queue == "priority":
+            return self.in_turn()[-1]
+        return next(reversed(self.running))
+
     def room(self) -> int:
         """Calls that may join now."""
         return self.rules.max_calls - len(self.running)
 
     def admit(self, now: int, budget: int) -> list[Prefill]:
-        """Calls from the queue, first come first served, while tokens, slots and blocks last."""
+        """Calls from the queue, one after the other, while tokens, slots and blocks last."""
         rules, blocks, waiting, running = self.rules, self.blocks, self.waiting, self.running
         size = blocks.tokens
         made: list[Prefill] = []
@@ -147,20 +180,18 @@ class Admission:
     def blocks_for_decodes(self, now: int) -> bool:
         """Blocks for the next decode iteration; True if calls had to be preempted for them.
 
-        As vLLM does it: in order of admission; whoever lacks a block takes it from the last.
+        As vLLM does it: in order of admission, or of rank; who lacks a block takes the last one's.
         """
         decodes, blocks = self.decodes, self.blocks
         need = decodes.blocks_needed()
         if need <= blocks.free:
             blocks.take(need)
             return False
-        for call in list(self.running):
-            if call.state != "decoding":
-                break  # it has been preempted, or it is the prompt computed in part
-            if not decodes.needs_block(call):
-                continue
+        for call in self.in_turn():
+            if call.state != "decoding" or not decodes.needs_block(call):
+                continue  # it has been preempted, it is a prompt computed in part, or it has room
             while not blocks.free:
-                last = next(reversed(self.running))
+                last = self.last()
                 self.evict(last, now)
                 if last is call:
                     return True
@@ -177,9 +208,7 @@ class Admission:
             self.release(call, keep=True)
         del self.running[call]
         call.computed = call.carried = 0
-        call.state = "waiting"
         call.preemptions += 1
         self.preemptions += 1
         call.enter(PREEMPTED, now)
-        self.waiting.appendleft(call)
-        self.queued_tokens += call.prompt + call.generated
+        self.enqueue(call, first=True)

@@ -23,7 +23,9 @@ class Batching:
     max_calls: at once. token_budget: tokens of one step. chunks: whether a prompt may take several
     steps. alone: prompts get steps without decodes. drain: nobody joins before all have ended.
     whole_prompt_fits: a prompt is admitted only if all of it has free blocks. reserve: blocks for
-    the whole output are taken at admission. prefix_caching: blocks keep their content.
+    the whole output are taken at admission. prefix_caching: blocks keep their content. queue: who
+    is first in it: "fcfs"; "priority": the lowest rank, and blocks are taken from the highest
+    (vLLM); "least_work_left": the fewest tokens to compute and to make.
     """
 
     name: str
@@ -35,8 +37,10 @@ class Batching:
     whole_prompt_fits: bool = True
     reserve: bool = False
     prefix_caching: bool = False
+    queue: str = "fcfs"
 
 
+QUEUES = ("fcfs", "priority", "least_work_left")
 SCHEDULERS = ("static", "continuous", "mixed", "chunked", "vllm_v1")
 
 
@@ -45,6 +49,7 @@ def batching(
     max_calls: int = 256,
     token_budget: int | None = None,
     prefix_caching: bool | None = None,
+    queue: str = "fcfs",
 ) -> Batching:
     """The scheduler of that name.
 
@@ -53,6 +58,8 @@ def batching(
     """
     if name not in SCHEDULERS:
         raise InputError(f"no scheduler is called {name!r}; {nearest(name, SCHEDULERS)}")
+    if queue not in QUEUES:
+        raise InputError(f"no order of a queue is called {queue!r}; {nearest(queue, QUEUES)}")
     chunks = name in ("chunked", "vllm_v1")
     default = {"chunked": 512, "vllm_v1": 2048, "continuous": 2048}.get(name, ENDLESS)
     budget = token_budget or default
@@ -71,4 +78,5 @@ def batching(
         whole_prompt_fits=name != "chunked",
         reserve=name == "static",
         prefix_caching=name == "vllm_v1" if prefix_caching is None else prefix_caching,
+        queue=queue,
     )

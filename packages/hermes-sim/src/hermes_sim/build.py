@@ -53,7 +53,9 @@ def build(stack: Stack, params: HermesParams, seed: int) -> tuple[Cluster, Tape,
         events, {}, router(params.router, rng, params.split_tokens),
         context_tokens=params.context_tokens,
     )  # fmt: skip
-    rules = batching(params.scheduler, params.max_calls, params.token_budget, params.prefix_caching)
+    rules = batching(
+        params.scheduler, params.max_calls, params.token_budget, params.prefix_caching, params.queue
+    )
     cluster.clients = [
         _client(i, stack, instance, params, rules, cluster, tape, notes)
         for i, instance in enumerate(stack.instances)

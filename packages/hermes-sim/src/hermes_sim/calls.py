@@ -28,14 +28,14 @@ class Call:
     `chunk_tokens`; keys: of its blocks, for clients with blocks of `key_tokens`. held: blocks that
     it shares now, private: blocks of its own. carried: tokens whose keys and values come along from
     elsewhere. lane: the decodes that it is one of, or was last. flying: steps on their way that
-    compute its prompt.
+    compute its prompt. rank: lower ones are served first, where priorities count.
     """
 
     __slots__ = (
         "arrival_ns", "base", "cached_tokens", "cancelled", "carried", "chunk_tokens", "chunks",
         "client", "computed", "decode_client", "ends_at", "first_ns", "flying", "generated", "held",
         "id", "key_tokens", "keys", "lane", "last_ns", "mark_ns", "model", "output", "phase",
-        "preemptions", "private", "prompt", "recomputed_tokens", "row", "session", "spent",
+        "preemptions", "private", "prompt", "rank", "recomputed_tokens", "row", "session", "spent",
         "started_ns", "state", "tag",
     )  # fmt: skip
 
@@ -49,7 +49,7 @@ class Call:
         self.chunk_tokens = self.key_tokens = 0
         self.computed = self.generated = self.base = self.ends_at = 0
         self.cached_tokens = self.recomputed_tokens = self.preemptions = self.carried = 0
-        self.held = self.private = self.flying = 0
+        self.held = self.private = self.flying = self.rank = 0
         self.lane: Any = None
         self.started_ns = self.first_ns = self.last_ns = NEVER
         self.client = self.decode_client = NEVER

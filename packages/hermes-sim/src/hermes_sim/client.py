@@ -66,10 +66,9 @@ class Client(Admission):
 
     def arrive(self, call: Call, now_ns: int) -> None:
         """A call joins the queue."""
-        call.state = "waiting"
-        blocked = bool(self.waiting) or (self.rules.drain and bool(self.running))
-        self.waiting.append(call)
-        self.queued_tokens += call.prompt + call.generated
+        self.enqueue(call)
+        behind = self.waiting[0] is not call
+        blocked = behind or (self.rules.drain and bool(self.running))
         if not self._busy:
             self.wake(now_ns)
         elif not blocked and len(self.running) < self.rules.max_calls:

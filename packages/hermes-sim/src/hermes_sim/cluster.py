@@ -154,9 +154,11 @@ class Cluster:
 class TraceFeed:
     """Plain requests of one call each, made when they arrive: memory holds those that are open."""
 
-    def __init__(self, cluster: Cluster, trace: Any, groups: Sequence[str]) -> None:
-        """groups: the group of each request, or one for all."""
-        self.cluster, self.groups = cluster, groups
+    def __init__(
+        self, cluster: Cluster, trace: Any, groups: Sequence[str], ranks: Sequence[int] = ()
+    ) -> None:
+        """groups: the group of each request, or one for all. ranks: of each; (): all equal."""
+        self.cluster, self.groups, self.ranks = cluster, groups, ranks
         self.arrival = trace.arrival_ns.tolist()
         self.prompt, self.output = trace.prompt_tokens.tolist(), trace.output_tokens.tolist()
         self.prefix, self.session = trace.prefix, trace.session
@@ -175,5 +177,7 @@ class TraceFeed:
             call.chunk_tokens = prefix.block_tokens
         if self.session is not None:
             call.session = self.session.at(row)
+        if self.ranks:
+            call.rank = self.ranks[row]
         groups = self.groups
         self.cluster.submit(call, now, groups[row] if len(groups) > 1 else groups[0])

@@ -180,6 +180,7 @@ class Flows:
         for _ in range(params.reasoning_paths):
             call = self._call(job, node, now, prompt, output)
             call.session = job.request.session
+            call.rank = params.rank(job.request.slo_class)
             if what.prefix is not None:
                 call.chunks, call.chunk_tokens = what.prefix.hashes, what.prefix.block_tokens
             elif params.reasoning_paths > 1:  # chains share their prompt, counted once

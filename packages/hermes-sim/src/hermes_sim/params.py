@@ -26,6 +26,9 @@ class Objectives(_Params):
         None, gt=0, le=1e6, description="Time per output token after the first."
     )
     e2e_s: float | None = Field(None, gt=0, le=1e6, description="Arrival to last token.")
+    priority: int = Field(
+        0, ge=-1000, le=1000, description="With queue = 'priority': lower ones are served first."
+    )
 
 
 class StageParams(_Params):
@@ -123,6 +126,11 @@ class HermesParams(_Params):
     )
     prefix_caching: bool | None = Field(
         None, description="Whether freed blocks keep their content; left out: only under vllm_v1."
+    )
+    queue: Literal["fcfs", "priority", "least_work_left"] = Field(
+        "fcfs",
+        description="Order of a client's queue. priority: that of the request's SLO class, whose "
+        "last ones lose their blocks first; least_work_left: the shortest call first.",
     )
     router: Router = Field("least_requests", description="Which client of a group gets a call.")
     decode_router: Router | None = Field(
@@ -238,7 +246,16 @@ class HermesParams(_Params):
                     f"the stage {name!r} is not described; add [simulate.stages.{name}]"
                     f" (there: {known})"
                 )
+        if self.queue == "priority" and not any(one.priority for one in self.slo.values()):
+            raise ValueError(
+                "queue = 'priority', but no class has one; add priority to [simulate.slo.NAME]"
+            )
         names = [tier.name for tier in self.tiers]
         if len(set(names)) < len(names):
             raise ValueError("two tiers have one name; names must differ")
         return self
+
+    def rank(self, slo_class: str | None) -> int:
+        """The priority of a request of this class; "default" counts for those without one."""
+        found = self.slo.get(slo_class or "default", self.slo.get("default"))
+        return 0 if found is None else found.priority

@@ -36,11 +36,8 @@ class PipelinedClient(LanesOfSteps):
 
     def arrive(self, call: Call, now_ns: int) -> None:
         """A call joins the queue."""
-        call.state = "waiting"
-        first = not self.waiting
-        self.waiting.append(call)
-        self.queued_tokens += call.prompt + call.generated
-        if first and len(self.running) < self.rules.max_calls:
+        self.enqueue(call)
+        if self.waiting[0] is call and len(self.running) < self.rules.max_calls:
             self._try_again()
             self.interrupt(now_ns)
 
@@ -169,7 +166,7 @@ class PipelinedClient(LanesOfSteps):
         if lane.n and not prefills and lane.paged:
             before = self.preemptions
             while lane.blocks_needed() > self.blocks.free:
-                last = next(reversed(self.running))
+                last = self.last()
                 if self._flying(last):
                     self._stalled = True
                     return None

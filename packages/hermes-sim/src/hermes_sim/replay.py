@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +45,12 @@ def replay(
     trace: RequestTrace, model: StepModel, rules: Batching, *, kv_blocks: int | None = None,
     block_tokens: int = 16, clients: int = 1, routing: str = "least_requests", seed: int = 0,
     context_tokens: int | None = None, run_ahead: bool = True, tape_rows: int = 2_000_000,
+    ranks: Sequence[int] = (),
 ) -> Replayed:  # fmt: skip
     """Run a trace of one call a request to its end.
 
     kv_blocks: of each client; None: memory is no limit. run_ahead False: one event an iteration,
-    the same result.
+    the same result. ranks: of each request, for rules with priorities.
     """
     events, tape = Events(), Tape(tape_rows)
     cluster = Cluster(
@@ -64,6 +66,6 @@ def replay(
     ]  # fmt: skip
     cluster.clients = made
     cluster.groups = {"all": Group("all", made)}
-    TraceFeed(cluster, trace, ["all"])
+    TraceFeed(cluster, trace, ["all"], ranks)
     events.run(2**63 - 1)
     return Replayed(Calls(cluster.ledger.columns()), tape, tuple(made))

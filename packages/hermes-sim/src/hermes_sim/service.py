@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from crosslayer.contracts.calls import LAST_NS, LLMCall
 from crosslayer.contracts.serving import FinishedCall
 from crosslayer.errors import InputError
@@ -13,11 +15,16 @@ from hermes_sim.events import ARRIVE, BEGIN
 class HermesService:
     """A `CallService`. `call.model` names a group of the cluster; None: the only one.
 
-    books: gets (cached prompt tokens, preemptions) of every call that has ended, by its id.
+    books: gets (cached prompt tokens, preemptions) of every call that has ended, by its id. ranks:
+    of requests, by id; a call's id begins with that of its request.
     """
 
-    def __init__(self, cluster: Cluster, books: dict[str, tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, books: dict[str, tuple[int, int]] | None = None,
+        ranks: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.cluster, self.books = cluster, books
+        self.ranks = {} if ranks is None else ranks
         self.now_ns = 0
         self._events = cluster.events
         self._events.stepwise = True
@@ -46,10 +53,16 @@ class HermesService:
         made = Call(self._row, at_ns, call.prompt_tokens, call.output_tokens)
         self._row += 1
         made.id = call.id
+        made.rank = self._rank(call.id)
         if call.prefix is not None:
             made.chunks, made.chunk_tokens = call.prefix.hashes, call.prefix.block_tokens
         self._open[call.id] = (made, at_ns)
         self._events.push(at_ns, ARRIVE, self._arrive, (made, group))
+
+    def _rank(self, id: str) -> int:
+        while self.ranks and id and id not in self.ranks:
+            id = id.rpartition("/")[0]
+        return self.ranks.get(id, 0)
 
     def cancel(self, call_id: str) -> bool:
         """Whether the call was open and will now never be reported."""

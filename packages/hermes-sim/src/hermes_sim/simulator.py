@@ -99,7 +99,11 @@ class Hermes:
                 " long it takes"
             )
         groups = known_groups(trace, cluster.groups, default_group(stack, cluster.groups))
-        TraceFeed(cluster, trace, groups)
+        ranks = []
+        if params.queue == "priority":
+            label = trace.slo_class
+            ranks = [params.rank(label.at(row) if label else None) for row in range(len(trace))]
+        TraceFeed(cluster, trace, groups, ranks)
         cluster.events.run(until)
         return of_calls(Calls(cluster.ledger.columns()), trace, cluster.reasons)
 
@@ -116,8 +120,10 @@ class Hermes:
             call.messages for request in trace for call in request.calls
         )
         books: dict[str, tuple[int, int]] = {}
+        ranks: dict[str, int] = {}
         loop = PolicyLoop(
-            stack.policy or OneCall(), self._pool(stack, cluster), HermesService(cluster, books),
+            stack.policy or OneCall(), self._pool(stack, cluster),
+            HermesService(cluster, books, ranks),
             MemberBackend(stack.backends) if asks else LengthsOnly(),
             seed=context.seed, stage_seconds=self._stage_seconds,
         )  # fmt: skip
@@ -126,6 +132,8 @@ class Hermes:
         def arriving() -> Iterator[Request]:
             for request in context.progress.track(trace, "serving", total=len(trace)):
                 position[request.id] = len(position)
+                if rank := self.params.rank(request.slo_class):
+                    ranks[request.id] = rank
                 yield request
 
         for one in serve_each(arriving(), loop, self._until_ns):
