@@ -15,7 +15,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from champ import against, shown
+from tables import against, shown
 
 from crosslayer.backends.protocol import Sampling, TextBackend
 from crosslayer.contracts.calls import Message

@@ -43,8 +43,9 @@ class Upstream:
     """`with Upstream() as up:` a chat endpoint on 127.0.0.1; a model's name says what it does.
 
     "say 4" answers 4; "wait 0.3 4" after so long; "hang" never; "fail" 500; "busy" 429 once a
-    prompt; "garbage" no JSON; "half" half a body; "drop" nothing at all; "echo" its prompt's last
-    word; "wait-echo 0.3" the same after so long.
+    prompt; "garbage" no JSON; "half" half a body; "half-close" the same and holds the rest of the
+    connection open; "drop" nothing at all; "echo" its prompt's last word; "wait-echo 0.3" the same
+    after so long.
     """
 
     def __init__(self) -> None:
@@ -114,8 +115,11 @@ class Upstream:
             return True
         elif does == "garbage":
             whole = b"<html>not what you asked for"
-        elif does == "half":
+        elif does.startswith("half"):
             await _send(writer, 200, whole[: len(whole) // 2], len(whole))
+            if does == "half-close":
+                writer.write_eof()
+                await asyncio.sleep(3600)
             return False
         elif does == "drop":
             return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from talkers import Talker
 
 from crosslayer.backends.protocol import Sampling
@@ -41,3 +43,16 @@ def test_debaters_read_the_others_and_their_last_answers_are_put_to_the_vote() -
     assert [(each.key, each.calls) for each in both] == [("3", 6), ("3", 6)]
     seeds = [prompt.sampling.seed for prompt in members["one"].asked[2:]]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_models_that_read_no_english_are_shown_the_others_in_their_own_way() -> None:
+    def in_signs(question: str, others: Sequence[tuple[str, str]], then: str) -> str:
+        return f"{'+'.join(said for _, said in others)};{question}"
+
+    one = Talker("one", lambda words, seed: "3")
+    two = Talker("two", lambda words, seed: "4")
+    members = {"one": one, "two": two}
+    mixture_of_agents(members, QUESTIONS[:1], number, SAMPLING, "two", words=in_signs)
+    assert two.asked[-1].messages[-1].content == "3+4;What is 0 + 1?"
+    debate(members, QUESTIONS[:1], number, SAMPLING, words=in_signs)
+    assert one.asked[-1].messages[-1].content == "4;What is 0 + 1?"

@@ -130,7 +130,7 @@ def test_late_members_lose_their_votes_at_the_deadline() -> None:
             answer({"a": remote(up, "hang")}, settings(accuracies={"a": 1.0}, deadline_s=0.2))
 
 
-@pytest.mark.parametrize("fault", ["fail", "garbage", "half", "drop"])
+@pytest.mark.parametrize("fault", ["fail", "garbage", "half", "half-close", "drop"])
 def test_a_broken_upstream_is_outvoted_and_named(fault: str) -> None:
     with Upstream() as up:
         backends = {"a": remote(up, fault), "b": remote(up, "say 5")}

@@ -5,7 +5,7 @@ Both take one sample of a member a round. Prompts are our own; the papers' are l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crosslayer.backends.protocol import Prompt, Sampling, TextBackend
@@ -15,6 +15,14 @@ from slm_mux.engine import sample_seed
 from slm_mux.extract import Extractor
 
 Conversation = tuple[Message, ...]
+# (question, (name, what it said) of the others, what to do with it) -> the words that are asked.
+Words = Callable[[str, Sequence[tuple[str, str]], str], str]
+
+
+def in_words(question: str, others: Sequence[tuple[str, str]], then: str) -> str:
+    """For models that read English."""
+    told = "\n".join(f"{name}: {said}" for name, said in others)
+    return f"{question}\n\nOthers answered:\n{told}\n\n{then}"
 
 
 @dataclass(frozen=True)
@@ -45,18 +53,18 @@ def mixture_of_agents(
     aggregator: str,
     *,
     seed: int = 0,
+    words: Words = in_words,
 ) -> list[Discussed]:
     """Every member proposes once, the aggregator reads all proposals and answers
-    (arXiv 2406.04692, two layers).
+    (arXiv 2406.04692, two layers). words: how proposals are put to it.
     """
     tallies = [_Tally() for _ in questions]
     proposals = _ask_all(backends, dict.fromkeys(backends, questions), sampling, seed, 0, tallies)
     asked = []
     for i, question in enumerate(questions):
-        others = "\n".join(
-            f"Answer {j + 1}: {said[i]}" for j, said in enumerate(proposals.values())
-        )
-        asked.append(_with_others(question, others, "Weigh these answers and give the right one."))
+        others = [(f"Answer {j + 1}", said[i]) for j, said in enumerate(proposals.values())]
+        then = "Weigh these answers and give the right one."
+        asked.append(_with_others(question, words(question[-1].content, others, then)))
     one = {aggregator: backends[aggregator]}
     final = _ask_all(one, {aggregator: asked}, sampling, seed, 1, tallies)[aggregator]
     return [
@@ -72,6 +80,7 @@ def debate(
     *,
     rounds: int = 2,
     seed: int = 0,
+    words: Words = in_words,
 ) -> list[Discussed]:
     """Every member answers; in each further round it reads what the others said and answers again;
     the last answers are put to the vote, of equals the first member's (arXiv 2305.14325).
@@ -84,8 +93,11 @@ def debate(
             asked[name] = [
                 _with_others(
                     question,
-                    "\n".join(f"{other}: {said[other][i]}" for other in backends if other != name),
-                    "Use these answers as advice and give yours.",
+                    words(
+                        question[-1].content,
+                        [(other, said[other][i]) for other in backends if other != name],
+                        "Use these answers as advice and give yours.",
+                    ),
                 )
                 for i, question in enumerate(questions)
             ]
@@ -124,10 +136,8 @@ def _ask_all(
     return said
 
 
-def _with_others(question: Conversation, others: str, then: str) -> Conversation:
-    last = question[-1]
-    words = f"{last.content}\n\nOthers answered:\n{others}\n\n{then}"
-    return (*question[:-1], Message(role=last.role, content=words))
+def _with_others(question: Conversation, words: str) -> Conversation:
+    return (*question[:-1], Message(role=question[-1].role, content=words))
 
 
 def _key(extract: Extractor, text: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -41,9 +42,13 @@ def order(table: Table, model: str, question: int, k: int, seed: int) -> Sequenc
             f"{model} has {len(keys)} recorded samples of question {table.questions[question]!r};"
             f" {k} cannot be drawn without replacement"
         )
-    name = f"{seed}/{model}/{table.questions[question]}"
+    return _permuted(f"{seed}/{model}/{table.questions[question]}", len(keys))[:k]
+
+
+@lru_cache(maxsize=2**17)  # every k and every pool draws it again
+def _permuted(name: str, n: int) -> tuple[int, ...]:
     rng = np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
-    return [int(i) for i in rng.permutation(len(keys))[:k]]
+    return tuple(int(i) for i in rng.permutation(n))
 
 
 def accuracies(table: Table, questions: Sequence[int]) -> dict[str, float]:
@@ -76,14 +81,18 @@ class Outcome:
         """The 95 % bootstrap interval over questions of an accuracy, or of its difference to
         another method's; paired, a question keeps all its splits.
         """
-        rng = np.random.default_rng(seed)
-        n = len(self.questions)
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+        weights = _weights(len(self.questions), resamples, seed)
         values = (weights @ self.right[method]) / np.maximum(weights @ self.asked[method], 1)
         if against is not None:
             values -= (weights @ self.right[against]) / np.maximum(weights @ self.asked[against], 1)
         low, high = np.quantile(values, [0.025, 0.975])
         return float(low), float(high)
+
+
+@lru_cache(maxsize=8)
+def _weights(n: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of n questions is in each resample, int64 [resamples, n]."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
 
 
 def replay(

@@ -5,7 +5,7 @@ Subsets are chosen on the validation questions of each split and judged on its t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,55 @@ def more_samples(table: Table, ks: Sequence[int], seeds: Sequence[int]) -> list[
     return [_step(f"k = {k}", replay(table, k, seeds)) for k in ks]
 
 
+@dataclass(frozen=True)
+class Subsets:
+    """Every subset of a pool in every split, in one order.
+
+    objective[lambda]: on validation questions, float64 [splits, subsets]. accuracy: of SLM-MUX on
+    test questions, the same shape. chosen[lambda]: accuracy of the subset that the search takes,
+    float64 [splits].
+    """
+
+    models: tuple[tuple[str, ...], ...]
+    objective: Mapping[float, np.ndarray]
+    accuracy: np.ndarray
+    chosen: Mapping[float, np.ndarray]
+
+
+def subsets(
+    table: Table, k: int, seeds: Sequence[int], lams: Sequence[float], correct: Correct = "mode"
+) -> Subsets:
+    """Objective and realised accuracy of all subsets; tries them all, so for small pools."""
+    names: tuple[tuple[str, ...], ...] = ()
+    accuracy: list[list[float]] = []
+    objective: dict[float, list[list[float]]] = {lam: [] for lam in lams}
+    chosen: dict[float, list[float]] = {lam: [] for lam in lams}
+    for seed in seeds:
+        validation, test = split(table.questions, seed)
+        known, flags = accuracies(table, validation), bits(table, validation, correct)
+        samples = [{m: drawn(table, m, q, k, seed) for m in table.models} for q in test]
+        names = names or tuple(one.models for one in search(flags, top=2 ** len(table.models)))
+        realised = {}
+        for members in names:
+            right = [
+                slm_mux({m: keys[m] for m in members}, known).answer == table.gold[q]
+                for keys, q in zip(samples, test, strict=True)
+            ]
+            realised[members] = float(np.mean(right))
+        accuracy.append([realised[members] for members in names])
+        for lam in lams:
+            ranked = search(flags, lam=lam, top=2 ** len(table.models))
+            value = {one.models: one.objective for one in ranked}
+            objective[lam].append([value[members] for members in names])
+            chosen[lam].append(realised[ranked[0].models])
+    return Subsets(
+        names,
+        {lam: np.array(rows) for lam, rows in objective.items()},
+        np.array(accuracy),
+        {lam: np.array(rows) for lam, rows in chosen.items()},
+    )
+
+
 def objective_against_accuracy(
     table: Table, k: int, seeds: Sequence[int], lams: Sequence[float], correct: Correct = "mode"
 ) -> dict[float, tuple[float, float]]:
@@ -55,24 +104,13 @@ def objective_against_accuracy(
     Objectives are those of validation questions, accuracies those of test questions. Rank
     correlation: Spearman's, ties by their mean rank.
     """
-    found: dict[float, list[tuple[float, float]]] = {lam: [] for lam in lams}
-    for seed in seeds:
-        validation, test = split(table.questions, seed)
-        known, flags = accuracies(table, validation), bits(table, validation, correct)
-        samples = [{m: drawn(table, m, q, k, seed) for m in table.models} for q in test]
-        realised = {}
-        for one in search(flags, top=2 ** len(table.models)):
-            right = [
-                slm_mux({m: keys[m] for m in one.models}, known).answer == table.gold[q]
-                for keys, q in zip(samples, test, strict=True)
-            ]
-            realised[one.models] = float(np.mean(right))
-        for lam in lams:
-            ranked = search(flags, lam=lam, top=2 ** len(table.models))
-            values = np.array([one.objective for one in ranked])
-            reached = np.array([realised[one.models] for one in ranked])
-            found[lam].append((_spearman(values, reached), realised[ranked[0].models]))
-    return {lam: tuple(np.mean(pairs, axis=0).tolist()) for lam, pairs in found.items()}
+    known = subsets(table, k, seeds, lams, correct)
+    found = {}
+    for lam in lams:
+        pairs = zip(known.objective[lam], known.accuracy, strict=True)
+        ranks = [_spearman(values, reached) for values, reached in pairs]
+        found[lam] = float(np.mean(ranks)), float(known.chosen[lam].mean())
+    return found
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
