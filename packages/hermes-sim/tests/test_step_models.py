@@ -194,6 +194,12 @@ def test_a_splitwise_table_gives_times_and_power(tmp_path):
     assert seconds == pytest.approx(0.05, rel=1e-9)
     assert joules[0] == pytest.approx(0.05 * 0.5 * 700 * 2, rel=1e-9)
     assert steps.decodes(8, 8 * 164, 1, list)[0][0] == pytest.approx(0.038, rel=1e-9)
+    file.write_text(head + rows.replace("0.5,10,31", "0,10,31"))  # a row without its power
+    again = read_splitwise_profile(file, None, None, 2).mixed([(500, 0)], 1, 0, 0, list)
+    assert again == (seconds, joules)
+    file.write_text(head + rows.replace("0.5,", "0,"))
+    assert read_splitwise_profile(file, None, None, 2).mixed([(500, 0)], 1, 0, 0, list)[1] is None
+    file.write_text(head + rows)
     with pytest.raises(InputError, match="m on h100-80gb, 2 devices"):
         read_splitwise_profile(file, None, None, 8)
 

@@ -1,8 +1,9 @@
 """Measured prompt and token times and power in splitwise-sim's table.
 
 https://github.com/Mutinifni/splitwise-sim (MIT): model, hardware, prompt_size, batch_size,
-token_size, peak_power, average_power (fractions of the board's), prompt_time, token_time (ms),
-tensor_parallel; a row is a whole batch that is prefilled and then decoded together.
+token_size, peak_power, average_power (fractions of the board's; 0 where it was not recorded),
+prompt_time, token_time (ms), tensor_parallel; a row is a whole batch that is prefilled and then
+decoded together.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ def read_splitwise_profile(
     tokens = Surface((row[4], row[3] + row[5] / 2, row[7] * 1e-3) for row in chosen)
     watts = BOARD_WATTS.get(board)
     power = None
-    if watts is not None and all(row[8] > 0 for row in chosen):
-        by_calls = Surface((0.0, row[4], row[8] * watts * tensor_parallel) for row in chosen)
+    powered = [row for row in chosen if row[8] > 0]  # where none was recorded the table has 0
+    if watts is not None and powered:
+        by_calls = Surface((0.0, row[4], row[8] * watts * tensor_parallel) for row in powered)
         power = by_calls.lines[0]
     return BatchTimes(
         f"{name} on {tensor_parallel} x {board}, splitwise table", prompts.lines[0], tokens,
