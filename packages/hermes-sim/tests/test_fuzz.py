@@ -176,11 +176,13 @@ def configurations(draw):
     """Parameters and a stack that is far too small for some of the requests."""
     split = draw(st.booleans())
     names = draw(st.integers(1, 3))
-    blocks = st.integers(1, 14)
+    blocks, stages = st.integers(1, 14), draw(st.sampled_from((1, 1, 2)))
     roles = ["prefill", "decode", "decode"][: 2 + names % 2] if split else ["any"] * names
     instances = [
-        tiny_instance(f"i{i}", role=role, kv_blocks=draw(blocks)) for i, role in enumerate(roles)
-    ]
+        tiny_instance(f"i{i}", role=role, kv_blocks=draw(blocks), pipeline_parallel=stages,
+                      devices=stages)
+        for i, role in enumerate(roles)
+    ]  # fmt: skip
     scheduler = draw(st.sampled_from(SCHEDULERS))
     calls = draw(st.integers(1, 6))
     routers = ("round_robin", "random", "least_requests", "least_tokens", "least_kv",

@@ -15,7 +15,7 @@ from hermes_sim.build import step_model
 from hermes_sim.params import HermesParams
 from hermes_sim.readers.kernel_bundle import Shape
 from hermes_sim.readers.profiles import read_profile
-from hermes_sim.readers.vidur_network import read_collective
+from hermes_sim.readers.vidur_network import read_collective, read_link
 from hermes_sim.simulator import Hermes
 from hermes_sim.validation import validate
 
@@ -75,6 +75,22 @@ def test_a_network_profile_gives_seconds_over_bytes_or_says_what_it_has(tmp_path
     (tmp_path / "all_reduce.csv").write_text(NETWORK.format("all_reduce") + "nan,0,2,1,x,2\n")
     with pytest.raises(InputError, match=r"all_reduce\.csv:2: time_stats\.all_reduce\.median"):
         read_collective(tmp_path, "all_reduce", 2, 2)
+
+
+def test_pipeline_stages_send_over_the_link_that_vidur_measured(vidur):
+    network(vidur, "send_recv")
+    instance = tiny_instance(tensor_parallel=2, pipeline_parallel=2, devices=4)
+    staged = step_model(tiny_stack(instance), instance, HermesParams(profile=vidur))
+    assert staged.send.latency_s == pytest.approx(1e-5, rel=1e-6)
+    assert staged.send.token_s == pytest.approx(TINY["hidden_size"] * 2 * 1e-9, rel=1e-6)
+    (vidur / "send_recv.csv").unlink()
+    assumed = step_model(tiny_stack(instance), instance, HermesParams(profile=vidur))
+    assert assumed.send != staged.send
+    flat = [f"0.01,0,2,{size},send_recv,2" for size in (1, 10)]
+    text = NETWORK.format("send_recv") + "\n".join(flat).replace("0.01,0,2,10", "0.001,0,2,10")
+    (vidur / "send_recv.csv").write_text(text + "\n")
+    with pytest.raises(InputError, match="no longer for more bytes"):
+        read_link(vidur)
 
 
 OLD_HEAD = "layer_name,input,kv_cache,tp_size,latency(ns)"

@@ -22,6 +22,7 @@ from hermes_sim.pipelined import client_of
 from hermes_sim.readers.kernel_bundle import LINK, Shape
 from hermes_sim.readers.profiles import read_profile
 from hermes_sim.readers.splitwise_profile import read_splitwise_profile
+from hermes_sim.readers.vidur_network import read_link
 from hermes_sim.replay import UNLIMITED
 from hermes_sim.router import Choose, router
 from hermes_sim.step_models.fitted import read_fit
@@ -126,7 +127,8 @@ def step_model(stack: Stack, instance: Instance, params: HermesParams) -> StepMo
         whole = _profiled(stack, instance, params, params.profile)
         if stages == 1:
             return whole
-        rate, latency = _link(stack, instance) or LINK
+        measured = read_link(params.profile_network or params.profile)
+        rate, latency = measured or _link(stack, instance) or LINK
         token_s = activation_bytes(instance.model.spec) / rate
         return Staged([whole], Send(latency, token_s), parts=stages)
     if instance.accelerator is None:

@@ -168,7 +168,8 @@ class HermesParams(_Params):
         "fit` (.json).",
     )
     profile_network: Path | None = Field(
-        None, description="Folder of vidur's all_reduce.csv; left out: the profile's folder."
+        None,
+        description="Folder of vidur's all_reduce.csv and send_recv.csv; left out: the profile's.",
     )
     profile_model: str | None = Field(
         None, min_length=1, description="Which model of a splitwise table; left out: the only one."

@@ -47,3 +47,21 @@ def read_collective(
     sizes = sorted(found)
     seconds = np.array([sum(found[size]) / len(found[size]) for size in sizes])
     return Line(np.array(sizes, dtype=np.float64), seconds)
+
+
+def read_link(folder: Path) -> tuple[float, float] | None:
+    """Bytes per second and latency in seconds between two devices of one node, fitted to
+    send_recv.csv on relative errors; None: the folder has no such file.
+
+    Errors: InputError as in `read_collective`, and for times that do not grow with the size.
+    """
+    measured = read_collective(folder, "send_recv", 2, 2)
+    if measured is None:
+        return None
+    sizes = np.array(measured.points)
+    seconds = np.maximum(measured.at(sizes), 1e-12)
+    design = np.stack([np.ones(len(sizes)), sizes], axis=1) / seconds[:, None]
+    (latency, slope), *_ = np.linalg.lstsq(design, np.ones(len(sizes)), rcond=None)
+    if not slope > 0:
+        raise InputError(f"{folder}: send_recv.csv takes no longer for more bytes")
+    return 1 / float(slope), max(0.0, float(latency))
