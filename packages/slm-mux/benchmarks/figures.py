@@ -53,7 +53,7 @@ def _reliability(whole: Table, origin: Origin) -> Figure:
         )
     return _figure(
         "reliability",
-        "How often an answer is right on which so many of 8 samples agree (bars: 95 %)",
+        "How often an answer is right on which so many of 8 samples agree (bands: 95 %)",
         "samples of a model that agree",
         [Panel(series=tuple(series), y_label="right, %")],
         origin,
