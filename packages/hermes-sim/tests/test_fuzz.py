@@ -191,11 +191,14 @@ def configurations(draw):
         "scheduler": scheduler, "max_calls": calls, "router": draw(st.sampled_from(routers)),
         "token_budget": draw(st.one_of(st.none(), st.integers(calls, 80))),
         "prefix_caching": draw(st.sampled_from((None, True, False))),
+        "queue": draw(st.sampled_from(("fcfs", "priority", "least_work_left"))),
         "hand_off": draw(st.sampled_from(("whole", "layerwise"))),
         "hand_off_scope": draw(st.sampled_from(("global", "local"))),
         "context_tokens": draw(st.sampled_from((None, 1, 100))),
         "run_ahead": draw(st.booleans()), "split_tokens": 40,
     }  # fmt: skip
+    if params["queue"] == "priority":
+        params["slo"] = {"default": {"priority": 1}, "urgent": {"priority": -1}}
     if scheduler in ("chunked", "vllm_v1") and params["token_budget"] is None:
         params["token_budget"] = 64
     if draw(st.booleans()):
