@@ -28,6 +28,7 @@ from hermes_sim.router import Choose, router
 from hermes_sim.step_models.fitted import read_fit
 from hermes_sim.step_models.lowered import LoweredSteps
 from hermes_sim.step_models.protocol import StepModel
+from hermes_sim.step_models.speculative import Speculative, tokens_a_step
 from hermes_sim.step_models.staged import Send, Staged, activation_bytes, lowered_stages
 from hermes_sim.tape import Tape
 from hermes_sim.tiers import Tiers
@@ -49,6 +50,13 @@ def build(stack: Stack, params: HermesParams, seed: int) -> tuple[Cluster, Tape,
     if not stack.instances:
         raise InputError("hermes needs an instance; add a [model] and an [accelerator]")
     events, tape, notes = Events(), Tape(params.trace_steps), list[str]()
+    if params.speculation is not None:
+        drafts = params.speculation
+        made = tokens_a_step(drafts.tokens, drafts.acceptance)
+        notes.append(
+            f"Speculative decoding: {drafts.tokens} drafted tokens, each accepted with"
+            f" {drafts.acceptance:g} (given, not measured): {made:.3f} tokens a step."
+        )
     rng = np.random.default_rng(seed)
     cluster = Cluster(
         events, {}, router(params.router, rng, params.split_tokens),
@@ -123,6 +131,15 @@ def step_model(stack: Stack, instance: Instance, params: HermesParams) -> StepMo
     stages if it has several. Those of a profile are equal parts of the whole.
     """
     stages = instance.pipeline_parallel
+    drafts = params.speculation
+    if drafts is not None and instance.role != "prefill":
+        if stages > 1:
+            raise InputError(
+                f"instance {instance.name!r} has {stages} pipeline stages and no model of"
+                " speculation with them; leave [simulate.speculation] or the stages out"
+            )
+        plain = step_model(stack, instance, params.model_copy(update={"speculation": None}))
+        return Speculative(plain, drafts.tokens, drafts.acceptance, drafts.draft_share)
     if params.profile is not None:
         whole = _profiled(stack, instance, params, params.profile)
         if stages == 1:

@@ -80,6 +80,21 @@ class TierParams(_Params):
     )
 
 
+class SpeculationParams(_Params):
+    """Speculative decoding: a draft proposes tokens, one pass of the model checks them."""
+
+    tokens: int = Field(3, ge=1, le=64, description="Drafted before each check.")
+    acceptance: float = Field(
+        ge=0, le=1, description="Probability that a drafted token is accepted: an assumption."
+    )
+    draft_share: float = Field(
+        0.1,
+        ge=0,
+        le=10,
+        description="Seconds of a drafted token of all calls, as a share of a plain decode step.",
+    )
+
+
 class AgentParams(_Params):
     """Every request of the workload as a graph of calls that depend on each other."""
 
@@ -183,6 +198,9 @@ class HermesParams(_Params):
     after: tuple[str, ...] = Field((), description="The same after its call.")
     stages: dict[str, StageParams] = Field(
         {}, description="How stages are served, by their name: [simulate.stages.search]."
+    )
+    speculation: SpeculationParams | None = Field(
+        None, description="Speculative decoding of clients that decode; left out: none."
     )
     agents: AgentParams | None = Field(
         None,
