@@ -17,6 +17,8 @@ from conftest import (
     trace_of,
 )
 
+from crosslayer.accelerators.params import RooflineParams
+from crosslayer.accelerators.roofline import Roofline
 from crosslayer.contracts.calls import LLMCall, Request, Stage
 from crosslayer.contracts.requests import RequestTrace
 from crosslayer.contracts.serving import Done, ServePlan
@@ -191,6 +193,57 @@ def test_users_who_wait_are_routed_over_equal_instances(context):
     report = Hermes().simulate_closed(stack, users, context)
     a, b = (row[1] for row in report.table("clients").rows)
     assert a and b
+
+
+class Warm(Roofline):
+    """A roofline that draws 300 W while it computes."""
+
+    def estimate(self, op):
+        cost = super().estimate(op)
+        return replace(cost, joules=300 * cost.seconds)
+
+    def estimate_many(self, ops):
+        costs = super().estimate_many(ops)
+        return replace(costs, joules=300 * costs.seconds)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_energy_and_cost_are_known_with_a_policy_too_part_by_part(context, stages):
+    nodes = (
+        Stage(id="s", kind="search", seconds=0.002),
+        LLMCall(prompt_tokens=90, output_tokens=9),
+    )
+    requests = [
+        Request(id=str(i), arrival_ns=i * 100_000, nodes=nodes, edges=(("s", "call"),))
+        for i in range(20)
+    ]
+    trace = RequestTrace.from_requests(requests)
+    instance = tiny_instance(devices=stages, pipeline_parallel=stages)
+    stack = tiny_stack(replace(instance, accelerator=Warm(RooflineParams(preset="a100-80g"))))
+    params = HermesParams.model_validate(
+        {"stages": {"search": {"watts": 50.0, "servers": 20}}, "idle_watts": 60.0,
+         "dollars_per_device_hour": 2.0}
+    )  # fmt: skip
+    found = []
+    for chosen in (stack, replace(stack, policy=OneCall())):
+        report = Hermes(params).simulate(chosen, trace, context)
+        parts = {row[0]: row[1] for row in report.table("energy").rows}
+        assert parts["stage search"] == pytest.approx(20 * 0.002 * 50.0, rel=1e-9)
+        assert parts["tiny: steps"] > 0
+        whole = report.metric("energy_j").value
+        assert sum(parts.values()) == pytest.approx(whole, rel=1e-12)
+        per_token = report.metric("energy_per_output_token_j").value
+        assert per_token == pytest.approx(whole / (20 * 9), rel=1e-12)
+        (busy,) = (row[2] for row in report.table("clients").rows)
+        span = 20 / report.metric("request_throughput").value
+        idle = 60.0 * stages * (1 - busy) * span
+        assert parts["tiny: idle"] == pytest.approx(idle, rel=1e-6)
+        if stages == 1:  # links between stages use no energy here
+            assert parts["tiny: steps"] == pytest.approx(300 * busy * span, rel=1e-3)
+        dollars = report.metric("cost_usd").value
+        assert dollars == pytest.approx(2.0 * stages * span / 3600, rel=1e-9)
+        found.append((parts, dollars))
+    assert found[0] == found[1]
 
 
 def test_a_stage_that_takes_its_time_from_the_prompt_is_refused_with_a_policy(context):

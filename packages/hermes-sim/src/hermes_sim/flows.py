@@ -298,6 +298,7 @@ class Flows:
             made_tokens=made,
             reasons=self._reasons,
             ids=[self.trace.id(int(row)) for row in rows],
+            stage_ns={name: one.busy_ns for name, one in self.servers.items()},
         )
 
 

@@ -30,7 +30,8 @@ class Outcome:
     failed, how often. after_ns: what came after the last token of the last call; None: nothing.
     output_tokens: of the last call; prompt_tokens, cached_tokens, preemptions: of all calls, like
     calls, how many, and made_tokens, what they made (None: one, and its output_tokens), of which
-    those that were cancelled count with what they had made by then.
+    those that were cancelled count with what they had made by then. stage_ns: for how long servers
+    of each kind of stage served.
     """
 
     rows: Ints
@@ -50,6 +51,7 @@ class Outcome:
     after_ns: Ints | None = None
     calls: Ints | None = None
     made_tokens: Ints | None = None
+    stage_ns: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -36,6 +36,9 @@ class StageParams(_Params):
 
     servers: int = Field(1, ge=1, le=100_000, description="Requests that are served at once.")
     seconds: float = Field(0.0, ge=0, le=1e6, description="Fixed seconds of one request.")
+    watts: float | None = Field(
+        None, ge=0, le=1e6, description="Of a server while it serves; left out: not counted."
+    )
     token_s: float = Field(
         0.0, ge=0, le=1e3, description="Seconds a token of the request's prompt, beside them."
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from crosslayer.contracts.report import Cell, Column, Figure, Metric, Panel, Series, Table
 from hermes_sim.client import Client
+from hermes_sim.energy import Parts, energy_parts, energy_table, total_joules
 from hermes_sim.metrics import Floats, percentile
 from hermes_sim.outcome import Outcome
 from hermes_sim.params import HermesParams, Objectives
@@ -29,6 +30,12 @@ class Shown:
     clients: Sequence[Client]
     params: HermesParams
     source: str
+
+    @property
+    def energy(self) -> Parts:
+        """What used how many joules."""
+        outcome = self.outcome
+        return energy_parts(self.clients, self.params, outcome.span_s, outcome.stage_ns)
 
     @property
     def counted(self) -> Any:
@@ -79,7 +86,7 @@ def metrics(shown: Shown) -> list[Metric]:
             unit = f"{name.removesuffix('s').rpartition('_')[2]}/request"
             add(f"{name}_per_request", spent.mean(), unit, "lower", samples=len(outcome))
     devices = sum(client.site.devices for client in shown.clients)
-    joules = energy(shown)
+    joules = total_joules(shown.energy)
     if joules is not None and tokens:
         add("energy_per_output_token_j", joules / tokens, "J/token", "lower")
         add("energy_j", joules, "J", "lower")
@@ -120,22 +127,12 @@ def meets(outcome: Outcome, slo: Mapping[str, Objectives]) -> Any:
     return good
 
 
-def energy(shown: Shown) -> float | None:
-    """Joules of all steps, and of idling where its power is given; None if steps have none."""
-    steps = [client.joules for client in shown.clients]
-    if any(one is None for one in steps):
-        return None
-    total = float(sum(one or 0.0 for one in steps))
-    if shown.params.idle_watts is not None:
-        for client in shown.clients:
-            idle = max(0.0, shown.outcome.span_s - client.busy_ns / 1e9)
-            total += shown.params.idle_watts * client.site.devices * idle
-    return total
-
-
 def tables(shown: Shown) -> list[Table]:
-    """Where time went, who did what, and the first requests."""
-    return [breakdown_table(shown), client_table(shown), request_table(shown)]
+    """Where time and energy went, who did what, and the first requests."""
+    tokens = int(shown.outcome.all_tokens[shown.outcome.finished].sum())
+    energy = energy_table(shown.energy, tokens)
+    found = [breakdown_table(shown), energy, client_table(shown), request_table(shown)]
+    return [one for one in found if one is not None]
 
 
 def breakdown_table(shown: Shown) -> Table:

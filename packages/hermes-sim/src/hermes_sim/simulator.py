@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from crosslayer.backends.members import MemberBackend
 from crosslayer.call_service import stack_pool
-from crosslayer.contracts.calls import LAST_NS, Request, Stage
+from crosslayer.contracts.calls import LAST_NS, Request
 from crosslayer.contracts.report import Report, WrittenFile
 from crosslayer.contracts.serving import Pool, PoolMember
 from crosslayer.errors import InputError
@@ -29,7 +30,7 @@ from hermes_sim.params import HermesParams
 from hermes_sim.report import REQUEST_COLUMNS, Shown, figures, metrics, request_rows, tables
 from hermes_sim.served import ServedRows
 from hermes_sim.service import HermesService
-from hermes_sim.stages import stage_seconds
+from hermes_sim.stages import StageTimes
 from hermes_sim.tape import Tape
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class Hermes:
         cluster, tape, notes = build(stack, self.params, context.stream_seed("hermes"))
         pool = self._pool(stack, cluster, by_model=stack.policy is None)
         books: dict[str, tuple[int, int]] = {}
+        times = StageTimes(self.params.stages)
         loop = PolicyLoop(
             stack.policy or OneCall(), pool, HermesService(cluster, books), LengthsOnly(),
-            seed=context.seed, stage_seconds=self._stage_seconds,
+            seed=context.seed, stage_seconds=times,
         )  # fmt: skip
         rows = ServedRows(books)
         for one in serve_closed(users, loop, self._until_ns):
@@ -120,12 +122,13 @@ class Hermes:
             call.messages for request in trace for call in request.calls
         )
         books: dict[str, tuple[int, int]] = {}
+        times = StageTimes(self.params.stages)
         ranks: dict[str, int] = {}
         loop = PolicyLoop(
             stack.policy or OneCall(), self._pool(stack, cluster),
             HermesService(cluster, books, ranks),
             MemberBackend(stack.backends) if asks else LengthsOnly(),
-            seed=context.seed, stage_seconds=self._stage_seconds,
+            seed=context.seed, stage_seconds=times,
         )  # fmt: skip
         rows, position = ServedRows(books), dict[str, int]()
 
@@ -139,7 +142,8 @@ class Hermes:
         for one in serve_each(arriving(), loop, self._until_ns):
             rows.add(one)
         notes.append("Calls are planned by the policy; stages between them have servers enough.")
-        return rows.outcome(position, censored=len(trace) - len(rows))
+        outcome = rows.outcome(position, censored=len(trace) - len(rows))
+        return replace(outcome, stage_ns=times.spent_ns)
 
     def _pool(self, stack: Stack, cluster: Cluster, by_model: bool = False) -> Pool:
         """The stack's pool; else a member an instance, or one a model where roles are split or
@@ -160,17 +164,6 @@ class Hermes:
     def _until_ns(self) -> int:
         """When the simulation ends."""
         return LAST_NS if self.params.until_s is None else round(self.params.until_s * 1e9)
-
-    def _stage_seconds(self, stage: Stage) -> float | None:
-        params = self.params.stages.get(stage.kind)
-        if stage.seconds is not None or params is None:
-            return stage.seconds
-        if params.client is not None or params.token_s or params.adds_tokens:
-            raise InputError(
-                f"stage {stage.kind!r}: with a policy nothing says what its request's prompt holds,"
-                " so client, token_s and adds_tokens cannot be used; give it `seconds`"
-            )
-        return stage_seconds(params, 0)
 
     def _report(
         self, stack: Stack, outcome: Outcome, cluster: Cluster, tape: Tape,

@@ -7,10 +7,12 @@ RAGO, arXiv 2503.14649, uses).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from crosslayer.contracts.calls import Stage, nanoseconds
+from crosslayer.errors import InputError
 from hermes_sim.events import END, Events
 
 if TYPE_CHECKING:
@@ -27,6 +29,32 @@ def stage_seconds(params: StageParams, tokens: int) -> float:
         scanned += params.lists * params.dimensions * 4
         seconds += scanned / params.scan_bytes_per_s
     return seconds
+
+
+class StageTimes:
+    """Times the stages of a policy loop, whose stages have servers enough. spent_ns: of all of a
+    kind together.
+    """
+
+    def __init__(self, stages: Mapping[str, StageParams]) -> None:
+        self.stages = stages
+        self.spent_ns: Counter[str] = Counter()
+
+    def __call__(self, stage: Stage) -> float | None:
+        """Seconds of one stage; None: nobody knows. Errors: InputError for one that would need the
+        prompt.
+        """
+        params, seconds = self.stages.get(stage.kind), stage.seconds
+        if params is not None and seconds is None:
+            if params.client is not None or params.token_s or params.adds_tokens:
+                raise InputError(
+                    f"stage {stage.kind!r}: with a policy nothing says what its request's prompt"
+                    " holds, so client, token_s and adds_tokens cannot be used; give it `seconds`"
+                )
+            seconds = stage_seconds(params, 0)
+        if seconds is not None:
+            self.spent_ns[stage.kind] += nanoseconds(seconds)
+        return seconds
 
 
 class StageServers:
