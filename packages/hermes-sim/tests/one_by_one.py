@@ -108,7 +108,9 @@ class OneByOne:
         return True
 
     def keep(self, seq, tokens):
-        for index in range(tokens // self.size if self.rules.prefix_caching else 0):
+        # A block gets its name when it has become full, unless another one has it then.
+        full = range(seq.computed // self.size, tokens // self.size)
+        for index in full if self.rules.prefix_caching else ():
             block, key = seq.blocks[index], self.block_key(seq, index)
             if block not in self.key_of and key not in self.content:
                 self.key_of[block], self.content[key] = key, block

@@ -78,7 +78,8 @@ class Blocks:
             hits += 1
         if hits < len(keys):
             return hits, hits, free
-        own = min(queue.get(-2 * call.row - 2, 0), most - hits)
+        own = queue.get(-2 * call.row - 2, 0)
+        own = max(0, min(call.own_from + own, most) - hits) if own else 0
         return hits, hits + own, free + own
 
     def reuse(self, call: Call, shared: int, blocks: int) -> None:
@@ -124,6 +125,7 @@ class Blocks:
                 self._plain -= 2
                 self.queue[self._plain] = private - whole
             if whole:
+                call.own_from = call.held
                 self.queue[-2 * call.row - 2] = whole
         for i in range(call.held - 1, -1, -1):
             key = call.keys[i]

@@ -29,14 +29,15 @@ class Call:
     it shares now, private: blocks of its own. carried: tokens whose keys and values come along from
     elsewhere. lane: the decodes that it is one of, or was last. flying: steps on their way that
     compute its prompt. rank: lower ones are served first, where priorities count.
+    own_from: position of the first block of its own that was kept when it was preempted.
     """
 
     __slots__ = (
         "arrival_ns", "base", "cached_tokens", "cancelled", "carried", "chunk_tokens", "chunks",
         "client", "computed", "decode_client", "ends_at", "first_ns", "flying", "generated", "held",
-        "id", "key_tokens", "keys", "lane", "last_ns", "mark_ns", "model", "output", "phase",
-        "preemptions", "private", "prompt", "rank", "recomputed_tokens", "row", "session", "spent",
-        "started_ns", "state", "tag",
+        "id", "key_tokens", "keys", "lane", "last_ns", "mark_ns", "model", "output", "own_from",
+        "phase", "preemptions", "private", "prompt", "rank", "recomputed_tokens", "row", "session",
+        "spent", "started_ns", "state", "tag",
     )  # fmt: skip
 
     def __init__(self, row: int, arrival_ns: int, prompt: int, output: int) -> None:
@@ -50,6 +51,7 @@ class Call:
         self.computed = self.generated = self.base = self.ends_at = 0
         self.cached_tokens = self.recomputed_tokens = self.preemptions = self.carried = 0
         self.held = self.private = self.flying = self.rank = 0
+        self.own_from = 0
         self.lane: Any = None
         self.started_ns = self.first_ns = self.last_ns = NEVER
         self.client = self.decode_client = NEVER
