@@ -205,6 +205,29 @@ def bench(session: nox.Session) -> None:
             session.run("python", str(script))
 
 
+@nox.session(default=False)
+@timed
+def compat(session: nox.Session) -> None:
+    """By hand: thinkv's tests under the oldest transformers it declares; the pin is the newest."""
+    package = by_name("thinkv")
+    (declared,) = (need for need in dependencies(package) if need.startswith("transformers>="))
+    oldest = declared.removeprefix("transformers>=").split(",")[0] + ".0"
+    # Of the pins all but transformers' own and those of the two that it caps.
+    pins = (WHEELS / "constraints.txt").read_text(encoding="utf-8")
+    free = ("transformers==", "tokenizers==", "huggingface_hub==")
+    kept = [line for line in pins.splitlines() if not line.startswith(free)]
+    constraints = Path(session.create_tmp(), "constraints.txt")
+    constraints.write_text("\n".join([*kept, f"transformers=={oldest}"]), encoding="utf-8")
+    wheels = [str(wheel) for wheel in built(session, [CORE, package])]
+    extras = f"[{','.join(package.extras)}]"
+    session.install(
+        *("-q", wheels[0], wheels[1] + extras, *TEST_TOOLS, *needs_of_tests(package)),
+        env={"PIP_CONSTRAINT": constraints.as_uri()},
+    )
+    link(session, [ROOT / "ci" / "pytest_plugin"])
+    run_pytest(session, str(Path(package.path, "tests")))
+
+
 @nox.session(default=False, venv_backend="none")
 @timed
 def dev(session: nox.Session) -> None:

@@ -33,3 +33,26 @@ def test_an_example_runs_and_reports_where_its_numbers_come_from(
     text = report.read_text(encoding="utf-8")
     assert json.loads(text)
     assert "provenance" in text
+
+
+def test_a_compressed_cache_lets_the_simulator_decode_more_calls_at_once(tmp_path: Path) -> None:
+    source = PIPELINES[0].with_name("thinkv-serving.toml").read_text(encoding="utf-8")
+    shorter = source.replace("output_tokens = 4096", "output_tokens = 2048")
+    assert shorter != source
+    (tmp_path / "both.toml").write_text(shorter, encoding="utf-8")
+    values = ("--set", "policy.member=full,thinkv", "--jobs", "1")
+    done = crosslayer("sweep", "both.toml", *values, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    decoding, rate = {}, {}
+    for path in tmp_path.glob("runs/*/points/*/report.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        tables = {table["name"]: table for table in report["tables"]}
+        columns = [column["name"] for column in tables["clients"]["columns"]]
+        (client,) = (row for row in tables["clients"]["rows"] if row[1])  # the one that served
+        name = client[0]
+        decoding[name] = client[columns.index("mean decoding calls")]
+        metrics = {metric["name"]: metric["value"] for metric in report["metrics"]}
+        rate[name] = metrics["output_token_throughput"]
+        assert metrics["failed_requests"] == 0
+    assert decoding["thinkv"] > 1.15 * decoding["full"]
+    assert rate["thinkv"] > 1.3 * rate["full"]

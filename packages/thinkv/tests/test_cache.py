@@ -148,6 +148,21 @@ def test_left_padded_rows_equal_each_row_alone(module: Any) -> None:
     assert [row.physical for row in together.rows] != [together.get_seq_length()] * 2
 
 
+def test_greedy_tokens_are_those_that_the_model_itself_finds_likeliest(module: Any) -> None:
+    """16 bits and no budget lose only rounding; a wrong position, mask or key would show."""
+    kept = {"formats": formats_of("R16E16T16"), "rules": Rules(budget_tokens=None)}
+    batch, mask = IDS[:, :20].clone(), torch.ones(2, 20, dtype=torch.long)
+    batch[1, :11], mask[1, :11] = 0, 0
+    kwargs = {"max_new_tokens": 60, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with attached(module):
+        cache = cache_for(module, **kept)
+        out = module.generate(batch, attention_mask=mask, past_key_values=cache, **kwargs)
+    for row, padding in zip(out, (0, 11), strict=True):
+        logits = module(input_ids=row[None, padding:-1]).logits[0, -60:]
+        chosen = logits.gather(1, row[-60:, None])[:, 0]
+        assert (logits.max(1).values - chosen).max() < 0.01 * logits.std()
+
+
 def test_sampling_follows_its_seed_and_a_second_turn_continues(module: Any) -> None:
     prompt = IDS[:1, :20]
     kwargs = {"do_sample": True, "eos_token_id": None, "pad_token_id": 0}

@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol
 
 import torch
 
+from crosslayer.errors import DependencyError
+
+Decoding = Literal["auto", "torch", "triton"]
 BLOCK = 256  # queries at a time: bounds the memory of a long prompt's scores
 
 
@@ -52,6 +56,35 @@ class Dense:
 # weights are [heads, queries a head, block, keys], -inf and 0 where a query does not see a key;
 # keys run over the parts in order, then over the new tokens.
 Observer = Callable[[Any, Any, int], None]
+
+
+def attend(
+    q: Any,
+    k: Any,
+    v: Any,
+    parts: Sequence[Part],
+    scaling: float,
+    observe: Observer | None = None,
+    decoding: Decoding = "auto",
+) -> Any:
+    """`paged`, or the Triton kernel where one token is decoded and nobody looks at its scores.
+
+    decoding "auto": the kernel on a GPU, where Triton is installed and the shape fits it.
+    Errors for "triton": DependencyError without Triton, InputError for a shape it does not fit.
+    """
+    possible = q.shape[1] == 1 and observe is None
+    if possible and (decoding == "triton" or (decoding == "auto" and q.is_cuda)):
+        if find_spec("triton") is not None:
+            from thinkv.kernel import decode_step, refusal
+
+            if decoding == "triton" or refusal(q, parts) is None:
+                return decode_step(q, k, v, parts, scaling)
+        elif decoding == "triton":
+            raise DependencyError(
+                "decoding = 'triton' needs Triton, which is not installed; install it, or use "
+                "decoding = 'torch'"
+            )
+    return paged(q, k, v, parts, scaling, observe)
 
 
 def paged(

@@ -23,13 +23,13 @@ LONGEST = 1 << 15  # generated tokens that are simulated; the curve goes on with
 TOLERANCE = 0.004  # of the largest value, by which a knot may be left out
 
 
-def rules_of(params: ThinKVParams, types: int) -> Rules:
+def rules_of(params: ThinKVParams) -> Rules:
     """The eviction rules of the parameters."""
     return Rules(
         segment_tokens=params.segment_tokens,
         schedule=params.schedule,
         budget_tokens=params.budget_tokens or None,
-        trigger=params.trigger if params.evict_on_transition and types > 1 else "never",
+        trigger=params.trigger,
     )
 
 
@@ -75,7 +75,7 @@ def kv_curve(
 ) -> KVCurve:
     """What one layer holds over prompt and generated tokens, buffer included at half full."""
     layout = layout_of(params, part)
-    rules = rules_of(params, len(set(labels)))
+    rules = rules_of(params)
     prompt = LayerSimulation(layout, rules)
     prompt.prompt(16 * GROUP)
     trajectory = LayerSimulation(layout, rules).generate(labels, longest)

@@ -1,9 +1,10 @@
 """A Triton kernel: one query against the paged store, dequantised while it is read.
 
-Each program serves one KV head and walks the block table: free blocks are not in it, evicted slots
-are masked, codes, value scales and the scales of each slot's group are decoded in registers, and an
-online softmax needs one pass. Pools and the buffer are merged by their maxima and sums. Under
-TRITON_INTERPRET=1 it runs on a CPU, which tests its arithmetic and nothing about its speed.
+The cache uses it on a GPU (`attention.attend`). Each program serves one KV head and walks the block
+table: free blocks are not in it, evicted slots are masked, codes, value scales and the scales of
+each slot's group are decoded in registers, and an online softmax needs one pass. Pools and the
+buffer are merged by their maxima and sums. Under TRITON_INTERPRET=1 it runs on a CPU, which tests
+its arithmetic and nothing about its speed.
 """
 
 from __future__ import annotations
@@ -117,21 +118,39 @@ def _decode_step(  # type: ignore[no-untyped-def]
     tl.store(total + row, weight)
 
 
+def refusal(q: Any, parts: Sequence[Part]) -> str | None:
+    """Why the kernel cannot serve these queries and stores; None: it can."""
+    if q.shape[1] != 1:
+        return f"the kernel decodes one token a step, got {q.shape[1]}"
+    if q.shape[2] & (q.shape[2] - 1):
+        return f"the kernel needs heads of a power of two, not of {q.shape[2]} channels"
+    for part in parts:
+        size = part.store.table.block_tokens if isinstance(part.store, Pool) else 1
+        if size & (size - 1):
+            return f"the kernel needs blocks of a power of two, not of {size} tokens"
+    return None
+
+
 def decode_step(q: Any, k: Any, v: Any, parts: Sequence[Part], scaling: float) -> Any:
     """`attention.paged` for one query a head: q [query heads, 1, dim], the new token's k and v
-    [heads, 1, dim] -> [query heads, 1, dim]. InputError for several queries or an fp16 pool.
+    [heads, 1, dim] -> [query heads, 1, dim], in float32. Pools of 16 bits have nothing to
+    dequantise and go through PyTorch. InputError for what `refusal` names.
     """
-    if q.shape[1] != 1:
-        raise InputError(f"the kernel decodes one token a step, got {q.shape[1]}")
+    reason = refusal(q, parts)
+    if reason is not None:
+        raise InputError(reason)
     heads = k.shape[0]
     grouped = q[:, 0].float().view(heads, -1, q.shape[2])  # [heads, queries a head, dim]
     partial = [_dense(grouped, k.float(), v.float(), scaling)]
     for part in parts:
-        if isinstance(part.store, Pool):
+        if isinstance(part.store, Pool) and part.store.format.element is not None:
             if part.store.table.slots:
                 partial.append(_pool(grouped, part.store, scaling))
-        else:
-            partial.append(_dense(grouped, part.store.keys(), part.store.values(), scaling))
+            continue
+        slots = None if part.live is None else part.live.nonzero()[:, 0]
+        keys, values = part.store.keys(slots), part.store.values(slots)
+        if keys.shape[1]:
+            partial.append(_dense(grouped, keys, values, scaling))
     top = torch.stack([best for _, best, _ in partial]).amax(0)
     factors = [torch.exp(best - top) for _, best, _ in partial]
     total = sum(f * weight for f, (_, _, weight) in zip(factors, partial, strict=True))
@@ -141,8 +160,6 @@ def decode_step(q: Any, k: Any, v: Any, parts: Sequence[Part], scaling: float) -
 
 def _pool(q: Any, pool: Pool, scaling: float) -> tuple[Any, Any, Any]:
     """(weighted values [heads, queries, dim], maxima, sums [heads, queries]) of one pool."""
-    if pool.format.element is None:
-        raise InputError("the kernel reads packed formats; fp16 pools have nothing to dequantise")
     heads, queries, dim = q.shape
     padded = triton.next_power_of_2(queries)
     query = torch.zeros(heads, padded, dim, device=q.device)

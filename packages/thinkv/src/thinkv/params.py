@@ -29,9 +29,6 @@ class ThinKVParams(BaseModel):
         description="k, the generated tokens to keep in each layer; 0: no budget. What cannot be "
         "reached is reported with its floor.",
     )
-    evict_on_transition: bool = Field(
-        True, description="Whether a transition thought shrinks what came before it."
-    )
     segment_tokens: int = Field(
         128, ge=16, le=1 << 16, description="tau, tokens between refreshes; a multiple of 16."
     )
@@ -42,10 +39,10 @@ class ThinKVParams(BaseModel):
         description="Tokens that a segment keeps after its 1st, 2nd, ... selection; the last is "
         "the least that it ever keeps.",
     )
-    trigger: Literal["segment", "entry", "end"] = Field(
+    trigger: Literal["segment", "entry", "end", "never"] = Field(
         "segment",
-        description="Which transitions shrink: each transition segment, only one after another "
-        "type, or the segment after one.",
+        description="Which transitions shrink what came before: each transition segment, only one "
+        "after another type, the segment after one, or none.",
     )
     calibration: Path | None = Field(
         None,
@@ -67,6 +64,11 @@ class ThinKVParams(BaseModel):
         "prompt and does not count it.",
     )
     block_tokens: int = Field(8, ge=1, le=256, description="Slots of a block of the paged store.")
+    decoding: Literal["auto", "torch", "triton"] = Field(
+        "auto",
+        description="What attends when one token is decoded: the Triton kernel, PyTorch, or the "
+        "kernel where the cache is on a GPU and its shape fits.",
+    )
     buffer_format: Literal["fp16", "bf16", "fp32"] = Field(
         "fp16", description="Of the tokens that wait for their group of 16 to be quantised."
     )

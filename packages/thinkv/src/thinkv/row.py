@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from crosslayer.errors import ComponentError
-from thinkv.attention import Dense, Part, paged
+from thinkv.attention import Decoding, Dense, Part, attend
 from thinkv.kmeans import representatives
 from thinkv.layout import GROUP, CacheFormat
 from thinkv.paged import Pool
@@ -62,6 +62,7 @@ class Settings:
     block_tokens: int = 8
     prompt_tokens: int | None = None
     buffer_format: str = "fp16"
+    decoding: Decoding = "auto"
     budget_counts_prompt: bool = False
     iterations: int = 10
 
@@ -153,8 +154,9 @@ class ThinKVRow:
             self.layers[layer] = store
         dtype = store.buffer_k.dtype
         k, v = k.to(dtype).float(), v.to(dtype).float()  # what the buffer holds, from the start
-        watch = self._watch if layer in self.settings.labeller.layers else None
-        out = paged(q, k, v, store.parts(), scaling, watch)
+        watched = layer in self.settings.labeller.layers and self._labels()
+        watch = self._watch if watched else None
+        out = attend(q, k, v, store.parts(), scaling, watch, self.settings.decoding)
         with _named(layer):
             self._store(store, k, v)
         if layer == len(self.layers) - 1:
@@ -196,22 +198,27 @@ class ThinKVRow:
         """Prompt tokens that take their share of the budget."""
         return self.prompt if self.settings.budget_counts_prompt else 0
 
-    def _watch(self, scores: Any, probabilities: Any, first: int) -> None:
-        """Keep the sparsities of the rows that label a segment."""
-        labeller, tau = self.settings.labeller, self.settings.rules.segment_tokens
+    def _labels(self) -> dict[int, int]:
+        """Which of the tokens of this pass label a segment: index of the token -> segment."""
+        tau = self.settings.rules.segment_tokens
         prompt, generated = self.piece
         before = self.timeline.generated + self.waiting  # generated tokens before this pass
-        for i in range(scores.shape[2]):
-            at = first + i - prompt  # index among the generated tokens of this pass
-            if not 0 <= at < generated:
-                continue
+        found = {}
+        for at in range(generated):
             count = before + at + 1  # generated tokens once this one is there
             index = -(-count // tau)  # of the segment that this row would label
-            if index * tau - count >= labeller.window:
-                continue
-            row = scores[:, :, i : i + 1]
-            found = float(row_sparsity(row, labeller.head_reduce, labeller.cut))
-            self.sparsities.setdefault(index, []).append(found)
+            if index * tau - count < self.settings.labeller.window:
+                found[prompt + at] = index
+        return found
+
+    def _watch(self, scores: Any, probabilities: Any, first: int) -> None:
+        """Keep the sparsities of the rows that label a segment."""
+        labeller = self.settings.labeller
+        for token, index in self._labels().items():
+            if first <= token < first + scores.shape[2]:
+                row = scores[:, :, token - first : token - first + 1]
+                found = float(row_sparsity(row, labeller.head_reduce, labeller.cut))
+                self.sparsities.setdefault(index, []).append(found)
 
     def _store(self, store: LayerStore, k: Any, v: Any) -> None:
         prompt, generated = self.piece

@@ -52,7 +52,7 @@ def simulate_serving(
     layers = sum(1 for _ in spec.parts(Attention))
     labels = thoughts_of(letters)
     rng = None if seed is None else np.random.default_rng(seed)
-    layer = LayerSimulation(layout_of(params, part), rules_of(params, len(set(labels))), rng)
+    layer = LayerSimulation(layout_of(params, part), rules_of(params), rng)
     layer.prompt(prompt)
     counted = prompt if params.budget_counts_prompt else 0
     trajectory = layer.generate(labels, tokens, counted)

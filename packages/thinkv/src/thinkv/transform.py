@@ -119,7 +119,7 @@ class ThinKV:
     def _modelled(self, model: ModelArtifact, result: ModelArtifact, note: str) -> report.Outcome:
         params, spec = self.params, result.spec
         tokens = params.measure_tokens or 1024
-        rules = rules_of(params, 1)
+        rules = rules_of(params)
         prompt = min(params.prompt_tokens, tokens)
         at = list(range(GROUP, tokens + 1, GROUP)) or [tokens]
         curve = spec.attention_classes[0]
@@ -154,9 +154,8 @@ def settings_of(params: ThinKVParams, calibration: Calibration | None) -> Settin
     from thinkv.layout import formats_of
     from thinkv.row import Labeller, Settings
 
-    labeller, types = Labeller(), 1
+    labeller = Labeller()
     if calibration is not None and calibration.status == "ok":
-        types = 3
         labeller = Labeller(
             layers=calibration.layers,
             thresholds=calibration.thresholds,
@@ -166,11 +165,12 @@ def settings_of(params: ThinKVParams, calibration: Calibration | None) -> Settin
         )
     return Settings(
         formats=formats_of(params.bits),
-        rules=rules_of(params, types),
+        rules=rules_of(params),
         labeller=labeller,
         block_tokens=params.block_tokens,
         prompt_tokens=params.prompt_tokens,
         buffer_format=params.buffer_format,
+        decoding=params.decoding,
         budget_counts_prompt=params.budget_counts_prompt,
     )
 
