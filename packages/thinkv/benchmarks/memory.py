@@ -6,7 +6,7 @@ process (after a garbage collection) and the cache's reported bytes are sampled 
 both are fitted by a line over the tokens, and one over the other should give a slope of 1 where the
 cache grows. At the end a walk over every reachable tensor storage should give the reported bytes
 within 2 %. Each cache runs in a process of its own and is kept as a cell; `python
-benchmarks/memory.py --caches thinkv-1024` takes 20 minutes of CPU, all three an hour and a half.
+benchmarks/memory.py --caches thinkv-1024` takes 20 minutes of CPU or more, the others longer.
 """
 
 from __future__ import annotations
