@@ -1,7 +1,7 @@
 """Memory honesty: the process grows as the cache says it does while 8k tokens are generated.
 
 A model of SmolLM2's shape with random weights writes 8,192 tokens, greedily, through `generate`,
-or reads as many random ones in pieces of 16 (`--read`: a tenth of the time). Resident memory of the
+or reads as many random ones in pieces of 16 (`--read`, which is quicker). Resident memory of the
 process (after a garbage collection) and the cache's reported bytes are sampled every 128 tokens;
 both are fitted by a line over the tokens, and one over the other should give a slope of 1 where the
 cache grows. At the end a walk over every reachable tensor storage should give the reported bytes
