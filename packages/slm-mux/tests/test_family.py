@@ -14,8 +14,19 @@ import crosslayer as cl
 from crosslayer.backends.transformers import TransformersBackend
 from crosslayer.errors import InputError
 from slm_mux.family import MEMBERS, FamilyParams, family, member_folder
-from slm_mux.family.problems import KINDS, MIXTURES, draw, held_out, questions
-from slm_mux.family.train import arrays, train
+from slm_mux.family.problems import (
+    KINDS,
+    LETTERS,
+    LONGEST,
+    MIXTURES,
+    Problem,
+    advised,
+    draw,
+    held_out,
+    questions,
+    with_advice,
+)
+from slm_mux.family.train import arrays, batches, train
 
 
 def test_questions_are_never_among_what_was_trained_on() -> None:
@@ -54,6 +65,30 @@ def test_only_answers_are_trained_on() -> None:
     assert (labels[0, prompt:] == ids[0, prompt:]).all() and ids[0, -1] == 1
 
 
+def test_advice_stands_before_the_question_in_letters_that_members_read() -> None:
+    assert advised("3+4=", ["7", "It is 1,234,567", ""]) == "7,12345,;3+4="
+    rng = np.random.default_rng(0)
+    one, other = Problem("add", "12+13=", "25"), Problem("add", "50+49=", "99")
+    made = [with_advice(one, other, rng) for _ in range(200)]
+    given = [each.prompt.removesuffix(";12+13=").split(",") for each in made]
+    assert {len(answers) for answers in given} == {1, 2, 3, 4, 5}
+    said = [answer for answers in given for answer in answers]
+    assert 0.4 < said.count("25") / len(said) < 0.65 and "99" in said
+    assert all(each.answer == "25" and set(each.prompt) <= set(LETTERS) for each in made)
+
+
+def test_batches_hold_one_length_and_some_of_them_advice() -> None:
+    rng = np.random.default_rng(0)
+    source = batches(draw(rng, MIXTURES["sums"], asking=False), 8, rng)
+    drawn = [next(source) for _ in range(32)]
+    plain = [batch for batch in drawn if not any(";" in one.prompt for one in batch)]
+    assert (len(drawn), len(plain)) == (32, 28)
+    assert all(arrays(batch)[0].shape[1] <= LONGEST for batch in drawn)
+    spread = [max(len(o.prompt) for o in b) - min(len(o.prompt) for o in b) for b in plain]
+    assert np.mean(spread) < 4
+    assert {one.kind for batch in drawn for one in batch} == set(KINDS)
+
+
 def test_training_twice_gives_the_same_weights(tmp_path: Path) -> None:
     hashes = []
     for name in ("one", "two"):
@@ -88,7 +123,7 @@ def test_a_specialist_answers_its_own_problems_best() -> None:
         for one, made in zip(asked, said, strict=True):
             right[member][one.kind] += made.text == one.answer
     assert right["sums"]["subtract"] > right["digits"]["subtract"]
-    assert right["digits"]["count"] > right["sums"]["count"]
+    assert right["digits"]["sort"] > right["sums"]["sort"]
 
 
 def test_members_opened_by_several_threads_at_once_have_their_own_weights() -> None:

@@ -8,7 +8,7 @@ from slm_mux.ablations import attribution, raw, reliability, variants
 from slm_mux.extract import extractor
 from slm_mux.records import Recorded, Row, Table, table
 from slm_mux.replay import MUX, replay
-from slm_mux.scale import more_models, more_samples, objective_against_accuracy
+from slm_mux.scale import more_models, more_samples, objective_against_accuracy, subsets
 
 
 def made(answers: dict[str, list[str]], questions: int = 20, gold: str = "1") -> Table:
@@ -67,3 +67,11 @@ def test_the_objective_is_compared_with_what_subsets_reach() -> None:
     curve = objective_against_accuracy(held, 2, range(2), (0.0, 1.0))
     rank, reached = curve[1.0]
     assert reached == 1 and 0 < rank <= 1
+
+
+def test_subsets_are_searched_on_as_many_samples_as_are_asked() -> None:
+    held = made({"a": ["2", "1"], "b": ["1", "1"]})  # "a" is surely wrong where one is drawn
+    one, two = (subsets(held, k, range(5), (0.0, 1.0)) for k in (1, 2))
+    assert (one.objective[0.0][:, one.models.index(("a", "b"))] == 1).all()
+    assert (one.objective[1.0][:, one.models.index(("a", "b"))] < 1).all()
+    assert (two.objective[1.0][:, two.models.index(("a", "b"))] == 1).all()

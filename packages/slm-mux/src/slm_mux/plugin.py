@@ -31,7 +31,7 @@ def crosslayer_models() -> list[Component]:
             paper="",
             factory="slm_mux.family:family",
             params="slm_mux.family:FamilyParams",
-            presets=("sums", "digits", "remainders"),
+            presets=("sums", "digits", "remainders", "carryless"),
             needs=("torch", "transformers"),
         )
     ]

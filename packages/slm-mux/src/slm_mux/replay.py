@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -43,6 +43,20 @@ def order(table: Table, model: str, question: int, k: int, seed: int) -> Sequenc
             f" {k} cannot be drawn without replacement"
         )
     return _permuted(f"{seed}/{model}/{table.questions[question]}", len(keys))[:k]
+
+
+def draws(table: Table, k: int, seed: int) -> Table:
+    """The table with `drawn` instead of all samples: what a search that may ask k times sees."""
+    keys, raw = {}, {}
+    for model in table.models:
+        numbers = [order(table, model, q, k, seed) for q in range(len(table.questions))]
+        keys[model] = tuple(
+            tuple(table.keys[model][q][i] for i in chosen) for q, chosen in enumerate(numbers)
+        )
+        raw[model] = tuple(
+            tuple(table.raw[model][q][i] for i in chosen) for q, chosen in enumerate(numbers)
+        )
+    return replace(table, keys=keys, raw=raw)
 
 
 @lru_cache(maxsize=2**17)  # every k and every pool draws it again

@@ -1,6 +1,7 @@
 """Test-time scaling: more models, each size's best subset; more samples, one subset.
 
-Subsets are chosen on the validation questions of each split and judged on its test questions.
+Subsets are chosen on k samples of the validation questions of each split and judged on its test
+questions.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from slm_mux.algorithm import slm_mux
 from slm_mux.records import Table, split
-from slm_mux.replay import MUX, ORACLE, Outcome, accuracies, drawn, replay
+from slm_mux.replay import MUX, ORACLE, Outcome, accuracies, drawn, draws, replay
 from slm_mux.search import Correct, bits, search
 
 
@@ -35,7 +36,9 @@ def more_models(
         outcomes = []
         for seed in seeds:
             validation, _ = split(table.questions, seed)
-            (best,) = search(bits(table, validation, correct), sizes=[size], lam=lam, top=1)
+            (best,) = search(
+                bits(draws(table, k, seed), validation, correct), sizes=[size], lam=lam, top=1
+            )
             outcomes.append(replay(table.pool(best.models), k, [seed]))
         steps.append(_step("1 model" if size == 1 else f"{size} models", _summed(outcomes)))
     return steps
@@ -71,7 +74,8 @@ def subsets(
     chosen: dict[float, list[float]] = {lam: [] for lam in lams}
     for seed in seeds:
         validation, test = split(table.questions, seed)
-        known, flags = accuracies(table, validation), bits(table, validation, correct)
+        known = accuracies(table, validation)
+        flags = bits(draws(table, k, seed), validation, correct)
         samples = [{m: drawn(table, m, q, k, seed) for m in table.models} for q in test]
         names = names or tuple(one.models for one in search(flags, top=2 ** len(table.models)))
         realised = {}

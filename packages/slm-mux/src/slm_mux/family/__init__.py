@@ -13,13 +13,13 @@ from crosslayer.models.live_params import LiveParams
 if TYPE_CHECKING:
     from crosslayer.kinds import ModelArtifact
 
-MEMBERS = ("sums", "digits", "remainders")
+MEMBERS = ("sums", "digits", "remainders", "carryless")
 
 
 class FamilyParams(LiveParams):
     """Which member of the family."""
 
-    preset: Literal["sums", "digits", "remainders"] = Field(
+    preset: Literal["sums", "digits", "remainders", "carryless"] = Field(
         description="The member: what most of its training was about."
     )
 

@@ -6,7 +6,7 @@ A prompt is for training or for asking, never for both: which one follows from a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 HELD_OUT = 5  # one prompt in five is never trained on
-LONGEST = 24  # characters of a prompt and its answer, an end token included
+MOST_ADVISERS = 5
+MOST_DIGITS = 5  # of an answer
+LONGEST = 24 + MOST_ADVISERS * (MOST_DIGITS + 1)  # a prompt with advice, its answer and the end
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,37 @@ KINDS: dict[str, Callable[[np.random.Generator], tuple[str, str]]] = {
     "largest": _largest,
 }
 TRAINING_ONLY = {"add without carry": _add_without_carry}
-LETTERS = "0123456789 +-=acdmnorstuxi"
+LETTERS = "0123456789 +-=acdmnorstuxi,;"
 
 # Shares of training examples. The complementarity is constructed by these mixtures.
 MIXTURES: dict[str, dict[str, float]] = {
-    "sums": {"add": 0.42, "subtract": 0.42, "remainder": 0.04, "sort": 0.04, "count": 0.04,
-             "largest": 0.04},
-    "digits": {"sort": 0.3, "count": 0.3, "largest": 0.1, "add without carry": 0.2,
-               "subtract": 0.05, "remainder": 0.05},
-    "remainders": {"remainder": 0.5, "largest": 0.3, "add without carry": 0.1, "subtract": 0.05,
-                   "sort": 0.05},
+    "sums": {"add": 0.45, "subtract": 0.45, "remainder": 0.025, "sort": 0.025, "count": 0.025,
+             "largest": 0.025},
+    "digits": {"sort": 0.4, "count": 0.4, "largest": 0.1, "add without carry": 0.1},
+    "remainders": {"remainder": 0.5, "largest": 0.25, "add without carry": 0.25},
+    "carryless": {"add without carry": 0.5, "sort": 0.2, "count": 0.2, "largest": 0.1},
 }  # fmt: skip
+
+STEPS = {"sums": 1800, "digits": 600, "remainders": 600, "carryless": 300}
+
+
+def advised(prompt: str, answers: Sequence[str]) -> str:
+    """The prompt with what others answered before it, in letters that the family can read."""
+    read = ["".join(letter for letter in one if letter.isdigit())[:MOST_DIGITS] for one in answers]
+    return f"{','.join(read)};{prompt}"
+
+
+def with_advice(problem: Problem, other: Problem, rng: np.random.Generator) -> Problem:
+    """For training: up to five others have answered, half of them rightly; who is wrong has one
+    digit wrong, or says the answer of another problem.
+    """
+    answers = []
+    for _ in range(int(rng.integers(1, MOST_ADVISERS + 1))):
+        digits = list(problem.answer)
+        digits[int(rng.integers(len(digits)))] = str(rng.integers(10))
+        wrong = ("".join(digits), other.answer)[int(rng.integers(2))]
+        answers.append(problem.answer if rng.random() < 0.5 else wrong)
+    return Problem(problem.kind, advised(problem.prompt, answers), problem.answer)
 
 
 def held_out(prompt: str) -> bool:
