@@ -54,8 +54,14 @@ def cases() -> dict[str, Case]:
     """All of them by name."""
     step = "simulate.0."
     batching = [
-        (name, rate, {step + "scheduler": name, "workload.rate_per_s": rate})
-        for name in ("static", "continuous", "chunked", "vllm_v1")
+        (name, rate, {step + "scheduler": name, "workload.rate_per_s": rate} | more)
+        for name, more in (
+            ("static", {}),
+            ("continuous", {}),
+            ("mixed", {step + "token_budget": 1 << 20}),  # whole prompts, however long
+            ("chunked", {}),
+            ("vllm_v1", {}),
+        )
         for rate in (2.0, 4.0, 6.0)
     ]
     split = [
