@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from crosslayer.intervals import mean_interval
+from crosslayer.places import cache_dir
 
 
 class Results:
@@ -46,3 +48,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def folder_argument(parser: argparse.ArgumentParser) -> None:
+    """--folder, where models and cells are kept."""
+    home = cache_dir("thinkv", "benchmarks")
+    parser.add_argument("--folder", type=Path, default=home, help=f"models and cells ({home})")

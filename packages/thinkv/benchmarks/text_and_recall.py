@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from results import Results, shown, table
+from results import Results, folder_argument, shown, table
 
 from crosslayer.models.smollm2 import smollm2
 from crosslayer.texts import articles
@@ -104,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.1])
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *BUDGETED])
-    parser.add_argument("--folder", type=Path, default=Path("runs/thinkv"))
+    folder_argument(parser)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     live = smollm2().live

@@ -1,25 +1,32 @@
-"""Workload C: a transformer trained on traces with known phases answers from a compressed cache.
+"""Workload C: transformers trained on traces with known phases answer from a compressed cache.
 
-The model of `traces.py` reads a trace in pieces of 16 tokens and then follows each plan's chain of
-facts by itself, greedily. Counted: right tokens of the answers, length of the answers against the
-right length (an answer is cut at three times that), and how often the classifier's label is the
-planted phase. Segments are the phases, 32 tokens, with the ladder 16, 8, 4. Thresholds come from
-other traces; where their layers are not trimodal "thinkv" has one type and the table says so.
-"oracle" labels segments by the planted phases, "shuffled" by the same labels in random order. A
-seed is a trained model and its traces. `python benchmarks/thoughts.py [--seeds 3] [--traces 16]
-[--shares 0.3 0.2]` trains what is missing and goes on where it was interrupted.
+Each model of `traces.py` reads traces in pieces of 16 tokens, as if it had generated them (none is
+prompt), and then follows one plan's chain of facts by itself, greedily, each plan's on its own copy
+of the cache. Counted: final answers that are right (the last node, and END after it), tokens that
+are right, and how long the answers are against the full cache's (cut at twice the right
+length). A seed is a trained model with its own traces. Segments of 128 tokens are the phases.
+
+Thresholds come from other traces of the same model, by the package's own calibration. Where it
+falls back, "thinkv" has one type of thought, and the ablations "tbq" and "tbe" take the planted
+phases as "oracle" does; "shuffled" has those in random order. `python benchmarks/thoughts.py`
+trains what is missing, goes on where it was interrupted, prints the tables of the cells that all
+seeds have, and draws --figure.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from results import Results, shown, table
-from traces import ASK, END, LETTERS, PHASE, ROUNDS, load, trace, train
+from kvpress_peer import SCORERS
+from results import Results, folder_argument, shown, table
+from thoughts_figure import draw
+from traces import END, LETTERS, LIMIT, PHASE, ROUNDS, load, trace, train
 
 from thinkv.cache import MethodCache, attached
 from thinkv.calibration import Calibration, CalibrationSettings, fit
@@ -28,137 +35,186 @@ from thinkv.replay import sparsity_rows
 from thinkv.row import Labeller, ThinKVRow
 from thinkv.thoughts import Rules, Thought
 
-FIXED = ("full", "kivi4", "kivi2", "tbq")
+FIXED = ("full", "tbq")
 BUDGETED = (
-    *("window", "random", "h2o", "snapkv", "rkv"),
-    *("tbe", "one-type", "thinkv", "shuffled", "oracle"),
+    *("window", "thinkv", "one-type", "oracle", "shuffled", "tbe"),
+    *("h2o", "rkv", "snapkv", "random"),
 )
-RULES = Rules(segment_tokens=PHASE, schedule=(16, 8, 4))
+KIVI = ("kivi4", "kivi2")
+PEERS = tuple(f"kvpress {name}" for name in SCORERS)  # cells of kvpress_peer.py, where it has run
+RULES = Rules(segment_tokens=PHASE)
 PLANTED = tuple({t.letter: t for t in Thought}[letter] for letter in LETTERS * ROUNDS)
+SETTINGS = CalibrationSettings(layers=1, skip_tokens=PHASE)  # of three layers, one votes
 
 
-def calibration(net: Any, seed: int, traces: int = 6) -> Calibration:
-    """Thresholds from other traces of this model."""
-    settings = CalibrationSettings(layers=1, agreement=0.5, skip_tokens=PHASE)
+def calibration(net: Any, seed: int, traces: int = 4) -> dict[str, Any]:
+    """found: thresholds from other traces of this model. means: [layer][thought] mean sparsity."""
     rng = np.random.default_rng(5000 + seed)
-    rows = [sparsity_rows(net, torch.tensor(trace(rng)[0]), settings) for _ in range(traces)]
-    return fit(rows, settings, "traces", f"seed {seed}")
+    rows = [sparsity_rows(net, torch.tensor(trace(rng).tokens), SETTINGS) for _ in range(traces)]
+    phases = np.array([PLANTED[i // PHASE] for i in range(len(PLANTED) * PHASE)])
+    phases = phases[SETTINGS.skip_tokens :]
+    means = [
+        [float(np.mean([row[layer][phases == kind].mean() for row in rows])) for kind in Thought]
+        for layer in rows[0]
+    ]
+    found = fit(rows, SETTINGS, "traces", f"seed {seed}")
+    return {"found": found.model_dump(mode="json"), "means": means}
 
 
 def labeller(name: str, found: Calibration, rng: np.random.Generator) -> Labeller:
     """How a method's segments are labelled."""
-    if name in ("oracle", "tbe"):
+    if name == "shuffled":  # the first segment is R whatever a label says
+        order = 1 + rng.permutation(len(PLANTED) - 1)
+        return Labeller(labels=(PLANTED[0], *(PLANTED[i] for i in order)))
+    fallback = found.status == "fallback"
+    if name == "oracle" or (fallback and name in ("tbq", "tbe")):
         return Labeller(labels=PLANTED)
-    if name == "shuffled":
-        return Labeller(labels=tuple(PLANTED[i] for i in rng.permutation(len(PLANTED))))
-    if found.status == "fallback":
-        return Labeller()
-    return Labeller(layers=found.layers, thresholds=found.thresholds)
+    return Labeller() if fallback else Labeller(layers=found.layers, thresholds=found.thresholds)
 
 
-def answer(net: Any, cache: Any, ids: list[int], at: int, limit: int) -> tuple[list[int], int]:
-    """Greedy tokens after ids until END, and the position after them."""
+def answer(net: Any, cache: Any, ids: list[int], at: int, limit: int) -> list[int]:
+    """Greedy tokens after ids until END."""
     said: list[int] = []
-    while len(said) < limit:
+    while len(said) < limit and END not in said:
         positions = torch.arange(at, at + len(ids))[None]
         logits = net(
             input_ids=torch.tensor([ids]), position_ids=positions, past_key_values=cache
         ).logits
         at += len(ids)
         said.append(int(logits[0, -1].argmax()))
-        if said[-1] == END:
-            break
         ids = said[-1:]
-    return said, at
+    return said
 
 
-def run(net: Any, name: str, share: float, seed: int, traces: int) -> dict[str, Any]:
-    """One method on one model's traces."""
-    found = calibration(net, seed)
-    rng = np.random.default_rng(9000 + seed)
-    right = total = 0
-    lengths, exact, agree, sizes = [], [], [], []
+def run(net: Any, found: Calibration, name: str, share: float, seed: int, traces: int) -> dict:
+    """One method on one model's traces. share: of the bytes of the full cache in fp16."""
+    rng, shuffling = np.random.default_rng(9000 + seed), np.random.default_rng(seed)
+    out: dict[str, Any] = {"final": [], "right": [], "length": [], "share": [], "found": []}
     for _ in range(traces):
-        tokens, questions = trace(rng)
-        asked = sum(2 + len(reply) for _, reply in questions)
-        shape = shape_of(net.config, 0, len(tokens) + asked)
-        labels = labeller(name, found, rng)
+        one = trace(rng)
+        asked = 1 + len(one.questions[0][1])
+        shape = shape_of(net.config, 0, len(one.tokens) + asked)
+        whole = full_layer_bytes(shape) * net.config.num_hidden_layers
+        labels = labeller(name, found, shuffling)
         chosen = method(name, shape, share * full_layer_bytes(shape), seed, labels, RULES)
         cache = MethodCache(net.config, chosen.make_row)
+        peak = 0
         with attached(net), torch.inference_mode():
-            for start in range(0, len(tokens), 16):
-                piece = torch.tensor([tokens[start : start + 16]])
+            for start in range(0, len(one.tokens), 16):
+                piece = torch.tensor([one.tokens[start : start + 16]])
                 positions = torch.arange(start, start + 16)[None]
                 net(input_ids=piece, position_ids=positions, past_key_values=cache)
-            at = len(tokens)
-            for i in rng.permutation(ROUNDS):
-                first, reply = questions[i]
-                said, at = answer(net, cache, [ASK, first], at, 3 * len(reply))
-                right += sum(a == b for a, b in zip(said, reply, strict=False))
-                total += len(reply)
-                exact.append(said == reply)
-                lengths.append(len(said) / len(reply))
-            cache.settle()
-        sizes.append(sum(cache.bytes().values()) / (full_layer_bytes(shape) * len(cache.layers)))
+                cache.settle()
+                peak = max(peak, sum(cache.bytes().values()))
+            for first, reply in one.questions:
+                own = copy.deepcopy(cache)
+                said = answer(net, own, [first], len(one.tokens), LIMIT * len(reply))
+                peak = max(peak, sum(own.bytes().values()))
+                out["final"].append(said[-2:] == reply[-2:])
+                out["right"].append(
+                    sum(a == b for a, b in zip(said, reply, strict=False)) / len(reply)
+                )
+                out["length"].append(len(said))
+        out["share"].append(peak / whole)
         row = cache.rows[0]
         if isinstance(row, ThinKVRow):
-            pairs = zip(row.history, PLANTED[1:], strict=False)
-            agree += [label == planted for (_, _, label), planted in pairs]
-    return {
-        "right": right / total,
-        "exact": float(np.mean(exact)),
-        "length": float(np.mean(lengths)),
-        "share": float(np.mean(sizes)),
-        "classifier": float(np.mean(agree)) if agree else None,
+            out["found"] += [
+                [int(p), int(label)]
+                for p, (*_, label) in zip(PLANTED[1:], row.history, strict=False)
+            ]
+    confusion = np.zeros((3, 3), int)
+    for planted, label in out.pop("found"):
+        confusion[planted, label] += 1
+    return {key: float(np.mean(values)) for key, values in out.items()} | {
+        "confusion": confusion.tolist(),
         "budget": chosen.budget_tokens,
-        "calibration": found.status,
     }
 
 
 def main() -> None:
-    """Train, run every cell and print the table."""
+    """Train, run every cell, print the tables and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--traces", type=int, default=16)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.2])
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--minutes", type=float, default=60, help="of training, a model")
-    parser.add_argument("--folder", type=Path, default=Path("runs/thinkv"))
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--traces", type=int, default=2, help="of each model, three answers each")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.2, 0.1])
+    parser.add_argument("--methods", nargs="+", default=[*FIXED, *BUDGETED, *KIVI])
+    parser.add_argument("--cpu-seconds", type=float, help="begin no cell after them")
+    parser.add_argument("--figure", type=Path, help="draw accuracy against bytes")
+    folder_argument(parser)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    results = Results(asked.folder / f"thoughts-{asked.steps}-{asked.traces}.jsonl")
-    cells = [(name, 1.0) for name in FIXED]
-    cells += [(name, share) for share in asked.shares for name in BUDGETED]
-    for seed in range(asked.seeds):
-        train(asked.folder, seed, asked.steps, minutes=asked.minutes)
+    seeds = range(asked.first, asked.first + asked.seeds)
+    results = Results(asked.folder / f"thoughts-{asked.traces}.jsonl")
+    cells = [(name, 1.0) for name in FIXED if name in asked.methods]
+    cells += [(n, share) for share in asked.shares for n in BUDGETED if n in asked.methods]
+    cells += [(name, 1.0) for name in KIVI if name in asked.methods]
+    states = []
+    for seed in seeds:
+        train(asked.folder, seed)
         net = load(asked.folder, seed)
-        for name, share in cells:
+        cell = results.cell(("calibration", 0, seed), lambda i=seed, net=net: calibration(net, i))
+        states.append((seed, net, Calibration.model_validate(cell["found"]), cell["means"]))
+    for name, share in cells:
+        for seed, net, found, _ in states:
+            if asked.cpu_seconds and time.process_time() > asked.cpu_seconds:
+                break
+            same = name == "one-type" and found.status == "fallback"  # then it is "thinkv"
             results.cell(
                 (name, share, seed),
-                lambda n=name, s=share, i=seed, net=net: run(net, n, s, i, asked.traces),
+                lambda n=name, s=share, i=seed, net=net, c=found, same=same: (
+                    results.rows["thinkv", s, i] if same else run(net, c, n, s, i, asked.traces)
+                ),
             )
+    cells += [(name, share) for share in asked.shares for name in PEERS]
+    cells = [cell for cell in cells if all((*cell, seed) in results.rows for seed in seeds)]
+    report(results, cells, seeds, states)
+    if asked.figure:
+        points: dict[str, list[tuple[float, list[float]]]] = {}
+        for name, share in cells:
+            rows = [results.rows[name, share, seed] for seed in seeds]
+            at = float(np.mean([row["share"] for row in rows]))
+            points.setdefault(name, []).append((at, [row["final"] for row in rows]))
+        draw(asked.figure, points)
+
+
+def report(
+    results: Results, cells: list[tuple[str, float]], seeds: range, states: list[Any]
+) -> None:
+    """Print what the calibration found, the table of methods and the table of labels."""
+    for seed, _, found, means in states:
+        modes = "; ".join(
+            f"layer {one.layer}: modes {one.modes}, mean sparsity "
+            + ", ".join(f"{k.letter} {means[one.layer][k]:.2f}" for k in reversed(Thought))
+            for one in found.per_layer
+        )
+        print(f"seed {seed}: {found.status}, {found.reason}; {found.thresholds}; {modes}")
     rows = []
     for name, share in cells:
-        found = [results.rows[name, share, seed] for seed in range(asked.seeds)]
+        of = [results.rows[name, share, seed] for seed in seeds]
+        full = [results.rows["full", 1.0, seed]["length"] for seed in seeds]
+        inflation = [one["length"] / whole for one, whole in zip(of, full, strict=True)]
         rows.append(
             [
                 name,
-                f"{np.mean([one['share'] for one in found]):.3f}",
-                *(shown([one[key] for one in found]) for key in ("right", "exact", "length")),
-                shown([one["classifier"] for one in found]),
+                f"{np.mean([one['share'] for one in of]):.3f}",
+                *(shown([one[key] for one in of], 2) for key in ("final", "right")),
+                shown(inflation, 2),
             ]
         )
-    states = [results.rows["thinkv", asked.shares[0], s]["calibration"] for s in range(asked.seeds)]
-    print(f"calibration by seed: {', '.join(states)}")
-    head = [
-        "method",
-        "bytes / fp16 full",
-        "right tokens",
-        "whole answers",
-        "length / right length",
-        "labels = phases",
+    head = ["method", "peak bytes / fp16 full", "final answers right", "tokens right"]
+    print(table([*head, "length / full's"], rows))
+    counted: dict[str, Any] = {}
+    for name, share in cells:
+        if name in ("thinkv", "shuffled"):
+            of = [results.rows[name, share, seed]["confusion"] for seed in seeds]
+            counted[f"{name} at {share}"] = np.sum(of, axis=0)
+    rows = [
+        [name, planted.letter, *(str(matrix[planted, k]) for k in reversed(Thought))]
+        for name, matrix in counted.items()
+        for planted in reversed(Thought)
     ]
-    print(table(head, rows))
+    print(table(["method", "planted", *(f"found {k.letter}" for k in reversed(Thought))], rows))
 
 
 if __name__ == "__main__":
