@@ -214,7 +214,9 @@ def report(
         for name, matrix in counted.items()
         for planted in reversed(Thought)
     ]
-    print(table(["method", "planted", *(f"found {k.letter}" for k in reversed(Thought))], rows))
+    print(
+        "\n" + table(["method", "planted", *(f"found {k.letter}" for k in reversed(Thought))], rows)
+    )
 
 
 if __name__ == "__main__":
