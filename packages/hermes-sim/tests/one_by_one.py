@@ -210,7 +210,8 @@ class OneByOne:
         else:
             seconds = float(self.model.decodes(len(decoding), context, 1, list)[0][0])
         self.now += max(1, round(seconds * 1e9))
-        for seq, new in step:
+        # Whoever came first gives its blocks back first, whatever its rank.
+        for seq, new in sorted(step, key=lambda one: self.running.index(one[0])):
             seq.computed += new
             if seq.over:
                 seq.generated += 1  # padding of a static batch
