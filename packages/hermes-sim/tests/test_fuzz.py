@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -79,7 +80,10 @@ def spoil(data, folder, read):
         chosen.write_bytes(before)
 
 
-many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    max_examples=int(os.environ.get("HERMES_EXAMPLES", "60")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @many

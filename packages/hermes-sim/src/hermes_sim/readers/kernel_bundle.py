@@ -9,6 +9,7 @@ and hardware.yaml may lie in a folder above.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -221,7 +222,7 @@ def _savings(path: Path) -> Savings | None:
 
 
 def _skew(folder: Path, about: Mapping[str, Any], shape: Shape) -> Skew | None:
-    path, fit = folder / "skew_fit.csv", about.get("skew_fit") or {}
+    path, fit = folder / "skew_fit.csv", _table(about, "skew_fit", folder)
     if not fit.get("enabled") or not path.is_file():
         return None
     names = ("n_label", "skew_rate_label", "kv_big_label", "kp_label")
@@ -231,14 +232,25 @@ def _skew(folder: Path, about: Mapping[str, Any], shape: Shape) -> Skew | None:
     ):
         bounds = tuple(_bound(label) for label in labels)
         alphas[(float(chunk), *bounds)] = alpha
-    per_tp = fit.get("per_tp") or {}
-    summary = per_tp.get(shape.tensor_parallel) or per_tp.get(str(shape.tensor_parallel)) or {}
+    per_tp, ways = _table(fit, "per_tp", folder), shape.tensor_parallel
+    summary = _table(per_tp, ways if ways in per_tp else str(ways), folder)
+    usual = summary.get("alpha_default", 0.0)
+    if not isinstance(usual, int | float) or not math.isfinite(usual):
+        raise InputError(f"{folder}/meta.yaml: alpha_default is {usual!r} and should be a number")
     return Skew(
         alphas,  # type: ignore[arg-type]
         tuple(tuple(sorted({key[i] for key in alphas})) for i in range(1, 5)),
         tuple(sorted({key[0] for key in alphas})),
-        float(summary.get("alpha_default", 0.0)),
+        float(usual),
     )
+
+
+def _table(about: Mapping[Any, Any], key: object, folder: Path) -> Mapping[Any, Any]:
+    """The mapping under a key of meta.yaml; empty if there is none."""
+    found = about.get(key) or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{folder}/meta.yaml: {key} is {found!r} and should hold named values")
+    return found
 
 
 def _bound(label: str) -> float:
