@@ -20,6 +20,7 @@ VERSION = 1  # counts up when the numbers of a cell would change
 SEEDS = (0, 1, 2)
 # Label: the uniform pattern of that sparsity.
 UNIFORM = {"37.5": "5:8", "50": "4:8", "62.5": "3:8", "68.75": "5:16", "75": "2:8"}
+RECOVERY = {"recovery_steps": 64, "recovery_tokens": 16384, "recovery_rate": 1e-4}
 WIKIPEDIA, PYTHON, SELECTION = "wikipedia", "python", "selection"
 
 
@@ -48,7 +49,8 @@ class Cell:
     @property
     def plan_key(self) -> str:
         """What the plan depends on; a plan for Wanda's score serves SparseGPT too."""
-        given = {key: value for key, value in self.parameters.items() if key != "metric"}
+        later = ("metric", *RECOVERY)
+        given = {key: value for key, value in self.parameters.items() if key not in later}
         score = "magnitude" if self.metric == "magnitude" else self.seed
         return f"plan {json.dumps(given, sort_keys=True)} {score}"
 
@@ -84,6 +86,10 @@ class Cell:
             "owl, ends dense": {
                 "plan": "owl", "candidates": every, "dense_blocks": [0, -1], **exact
             },
+            "uniform, fine-tuned": {
+                "plan": "uniform", "pattern": pattern, "sparsity": 1 - n / m, **RECOVERY
+            },
+            "flow probe, fine-tuned": {"cost": "probe", "candidates": every, **exact, **RECOVERY},
         }  # fmt: skip
         return {"metric": self.metric, **given[self.plan]}
 
@@ -116,6 +122,8 @@ def cells() -> Iterator[Cell]:
         for label in ("50", "62.5"):
             yield from both(label, "flow released", "wanda", seed)
     for plan in ("flow outlier, ends dense", "owl, ends dense"):
+        yield from both("50", plan, "wanda", 0)
+    for plan in ("uniform, fine-tuned", "flow probe, fine-tuned"):
         yield from both("50", plan, "wanda", 0)
 
 

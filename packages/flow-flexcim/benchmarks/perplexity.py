@@ -38,6 +38,7 @@ from flow_flexcim.modules import live_linears, weight_of
 from flow_flexcim.params import FlowParams
 from flow_flexcim.planning import make_plan
 from flow_flexcim.prune import calibrate, calibration_windows, masked
+from flow_flexcim.recovery import recover
 
 
 class Bench:
@@ -67,6 +68,9 @@ class Bench:
         inputs, windows = self.calibrated(params, context)
         patterns = self.plan(cell, blocks, inputs, windows, params, context)
         self.mask(blocks, patterns, inputs, params)
+        if params.recovery_steps:
+            recover(self.copy, blocks, patterns, params, context)
+            self.rounded(blocks)
         prune_s = time.process_time() - start
         weights = sum(block.weights for block in blocks)
         kept = sum(b.weights * p.density for b, p in zip(blocks, patterns, strict=True))
@@ -137,6 +141,13 @@ class Bench:
                 with torch.no_grad():
                     weight_of(self.linears[path]).copy_(new.bfloat16())
             factors.clear()
+
+    def rounded(self, blocks: Any) -> None:
+        """The copy's linears, rounded to the format they ship in."""
+        with torch.no_grad():
+            for path in (str(spec.path) for block in blocks for spec in block.linears):
+                weight = weight_of(self.linears[path])
+                weight.copy_(weight.bfloat16())
 
     def text(self, name: str) -> Any:
         """Token windows of an evaluation text."""

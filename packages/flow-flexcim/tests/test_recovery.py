@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from crosslayer.contracts.formats import NMSparsity, pack, unpack
+from crosslayer.errors import InputError
 from crosslayer.kinds import ModelArtifact, RunContext
 from flow_flexcim import Flow, FlowParams
 from flow_flexcim.linears import decoder_linears
@@ -15,10 +16,13 @@ from flow_flexcim.linears import decoder_linears
 PATTERN = NMSparsity(2, 4)
 
 
-def recovered(model: ModelArtifact, text: str, folder: Path, steps: int) -> ModelArtifact:
+def recovered(
+    model: ModelArtifact, text: str, folder: Path, steps: int, tokens: int | None = None
+) -> ModelArtifact:
     params = FlowParams(
         plan="uniform", pattern="2:4", calibration_text=text, calibration_tokens=256,
-        window_tokens=64, recovery_steps=steps, recovery_rate=1e-2, dense_blocks=(0,), sparsity=0.3,
+        window_tokens=64, recovery_steps=steps, recovery_tokens=tokens, recovery_rate=1e-2,
+        dense_blocks=(0,), sparsity=0.3,
     )  # fmt: skip
     return Flow(params).transform(model, RunContext(seed=0, output=folder))
 
@@ -58,6 +62,20 @@ def test_recovery_repeats_with_its_seed(tiny: ModelArtifact, text: str, tmp_path
     ]
     assert files[0] == files[1]
     assert files[0] != recovered(tiny, text, tmp_path / "c", 4).files["linears"].read_bytes()
+
+
+def test_recovery_reads_as_many_windows_as_it_is_given(
+    tiny: ModelArtifact, text: str, tmp_path: Path
+) -> None:
+    def linears(name: str, tokens: int | None) -> bytes:
+        result = recovered(tiny, text, tmp_path / name, 4, tokens)
+        return result.files["linears"].read_bytes()
+
+    as_calibration = linears("a", None)
+    assert as_calibration == linears("b", 256)
+    assert as_calibration != linears("c", 64)  # one window four times
+    with pytest.raises(InputError, match="tokens"):
+        linears("d", 1 << 20)
 
 
 def test_without_steps_nothing_of_it_is_reported(

@@ -136,6 +136,13 @@ class FlowParams(BaseModel):
         description="Steps of masked fine-tuning on the calibration split after pruning, one "
         "window each; 0: none. The patterns stay.",
     )
+    recovery_tokens: int | None = Field(
+        None,
+        ge=2,
+        le=1 << 24,
+        description="Tokens of the calibration split to fine-tune on, in turn; as many as "
+        "calibration_tokens where it is not given.",
+    )
     recovery_rate: float = Field(
         2e-5, gt=0, le=1, description="Learning rate of the masked fine-tuning (AdamW)."
     )

@@ -53,7 +53,7 @@ def recover(
         live.tokenizer,
         params.calibration_text,
         "calibration",
-        params.calibration_tokens,
+        params.recovery_tokens or params.calibration_tokens,
         params.window_tokens,
         seed=context.stream_seed("flow", "recovery"),
         progress=context.progress,
