@@ -20,6 +20,7 @@ VERSION = 1  # counts up when the numbers of a cell would change
 SEEDS = (0, 1, 2)
 # Label: the uniform pattern of that sparsity.
 UNIFORM = {"37.5": "5:8", "50": "4:8", "62.5": "3:8", "68.75": "5:16", "75": "2:8"}
+PROBE = {"cost": "probe", "probe_base": 0.5}
 RECOVERY = {"recovery_steps": 64, "recovery_tokens": 16384, "recovery_rate": 1e-4}
 WIKIPEDIA, PYTHON, SELECTION = "wikipedia", "python", "selection"
 
@@ -66,13 +67,13 @@ class Cell:
             "owl": {"plan": "owl", "candidates": every, **exact},
             "flow recon": {"cost": "recon", "candidates": every, **exact},
             "flow outlier": {"cost": "outlier", "candidates": every, **exact},
-            "flow probe": {"cost": "probe", "candidates": every, **exact},
+            "flow probe": {**PROBE, "candidates": every, **exact},
             "flow released": {
                 "cost": "released", "outlier_multiple": 0.5,
                 "candidates": ["4:8", "4:4", "2:8", "2:4", "8:8"], **exact,
             },
             "flow probe, hardware": {
-                "cost": "probe", "candidates": every, "hardware": "flexcim", **exact
+                **PROBE, "candidates": every, "hardware": "flexcim", **exact
             },
             "flow outlier, hardware": {
                 "cost": "outlier", "candidates": every, "hardware": "flexcim", **exact
@@ -89,7 +90,7 @@ class Cell:
             "uniform, fine-tuned": {
                 "plan": "uniform", "pattern": pattern, "sparsity": 1 - n / m, **RECOVERY
             },
-            "flow probe, fine-tuned": {"cost": "probe", "candidates": every, **exact, **RECOVERY},
+            "flow probe, fine-tuned": {**PROBE, "candidates": every, **exact, **RECOVERY},
         }  # fmt: skip
         return {"metric": self.metric, **given[self.plan]}
 

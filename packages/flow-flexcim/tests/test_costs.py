@@ -73,10 +73,14 @@ def test_the_released_locality_is_the_mean_of_the_whole_distance_matrix(
 
 
 def test_probes_lie_at_half_and_whole_reach_on_either_side() -> None:
-    assert [p.n for p in probed_patterns(EIGHT, EIGHT[3], 0.25)] == [2, 3, 5, 6]
-    assert [p.n for p in probed_patterns(EIGHT, EIGHT[0], 0.25)] == [2, 3]
-    sixteen = tuple(NMSparsity(n, 16) for n in range(1, 17))
-    assert [p.n for p in probed_patterns(sixteen, sixteen[7], 0.25)] == [4, 6, 10, 12]
+    def measured(patterns: tuple[NMSparsity, ...], base: int, center: float) -> list[int]:
+        return [p.n for p in probed_patterns(patterns, patterns[base - 1], center, 0.25)]
+
+    assert measured(EIGHT, 4, 0.5) == [2, 3, 5, 6]
+    assert measured(EIGHT, 1, 0.125) == [2, 3]
+    assert measured(EIGHT, 4, 0.375) == [1, 2, 3, 5]
+    assert measured(EIGHT, 4, 0.125) == [1, 2, 3]
+    assert measured(tuple(NMSparsity(n, 16) for n in range(1, 17)), 8, 0.5) == [4, 6, 10, 12]
 
 
 def test_costs_that_rise_with_density_are_pooled() -> None:
@@ -93,10 +97,10 @@ def test_a_probe_is_the_loss_of_the_model_with_one_block_changed(tiny: ModelArti
     before = {path: weight_of(module).clone() for path, module in linears.items()}
     base = uniform_plan(found, EIGHT, 0.5).patterns
     offered, costs = probe_costs(
-        tiny.live, found, [EIGHT] * 3, base, inputs, windows, 0.25, quiet()
+        tiny.live, found, [EIGHT] * 3, base, [0.375] * 3, inputs, windows, 0.25, quiet()
     )
     assert all(torch.equal(weight_of(linears[path]), before[path]) for path in linears)
-    assert [[p.n for p in row] for row in offered] == [[2, 3, 4, 5, 6]] * 3
+    assert [[p.n for p in row] for row in offered] == [[1, 2, 3, 4, 5]] * 3
 
     def loss(ns: tuple[int, ...]) -> float:
         copy = tiny.live.copy()  # type: ignore[union-attr]
@@ -111,7 +115,7 @@ def test_a_probe_is_the_loss_of_the_model_with_one_block_changed(tiny: ModelArti
             logits = copy.module(input_ids=ids).logits[:, :-1].flatten(0, 1)
             return float(torch.nn.functional.cross_entropy(logits, ids[:, 1:].flatten()))
 
-    raw = [loss((4, n, 4)) - loss((4, 4, 4)) for n in (2, 3, 4, 5, 6)]
+    raw = [loss((4, n, 4)) - loss((4, 4, 4)) for n in (1, 2, 3, 4, 5)]
     assert costs[1] == pytest.approx(_monotone(raw), abs=2e-6)
 
 

@@ -111,6 +111,13 @@ class FlowParams(BaseModel):
         description="Cost probe: densities up to this far from the uniform plan's are offered; at "
         "half and whole reach they are measured.",
     )
+    probe_base: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Cost probe: sparsity of the uniform plan that one block at a time leaves; the "
+        "target's where that is less. On a model that is broken already a block says little.",
+    )
     probe_tokens: int = Field(
         512, ge=2, le=1 << 24, description="Cost probe: tokens of the calibration text to run."
     )

@@ -65,10 +65,12 @@ def make_plan(
         near = [released_locality(w, x, params.outlier_multiple) for w, x in found]
         costs = released_costs(choices, densities, near)
     elif params.cost == "probe":
-        base = level_plan(blocks, candidates, params.sparsity).patterns
+        level = level_plan(blocks, candidates, params.sparsity).patterns
+        base = level_plan(blocks, candidates, min(params.sparsity, params.probe_base)).patterns
+        centers = [pattern.density for pattern in level]
         few = windows[: max(1, params.probe_tokens // params.window_tokens)]
         offers, costs = probe_costs(
-            live, blocks, choices, base, inputs, few, params.probe_reach, context.progress
+            live, blocks, choices, base, centers, inputs, few, params.probe_reach, context.progress
         )
     else:
         costs = signal_costs(blocks, measured, params.cost)

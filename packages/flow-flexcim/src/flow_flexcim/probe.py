@@ -1,7 +1,7 @@
 """Cost mode `probe`: how much each pattern of one block changes the loss on calibration text.
 
-An extension of FLOW, which plans by outliers alone. All blocks get the uniform pattern; then one
-block at a time gets another, and only what comes after it runs again (`Blockwise`).
+An extension of FLOW, which plans by outliers alone. All blocks get one base pattern; then one block
+at a time gets another, and only what comes after it runs again (`Blockwise`).
 """
 
 from __future__ import annotations
@@ -26,18 +26,15 @@ if TYPE_CHECKING:
 
 
 def probed_patterns(
-    patterns: Sequence[NMSparsity], base: NMSparsity, reach: float
+    patterns: Sequence[NMSparsity], base: NMSparsity, center: float, reach: float
 ) -> tuple[NMSparsity, ...]:
     """Of patterns of distinct density, sparsest first, those to measure beside `base`: the nearest
-    to half the reach and to the whole reach on either side of its density, base left out.
+    to the density `center`, and to half the reach and the whole reach on either side of it.
     """
-    within = [p for p in patterns if abs(p.density - base.density) <= reach + 1e-9 and p != base]
-    found = set()
-    for offset in (-reach, -reach / 2, reach / 2, reach):
-        side = [p for p in within if (p.density - base.density) * offset > 0]
-        if side:
-            found.add(min(side, key=lambda p: abs(p.density - base.density - offset)))
-    return tuple(sorted(found, key=lambda p: p.density))
+    within = [p for p in patterns if abs(p.density - center) <= reach + 1e-9]
+    wanted = [center + offset * reach for offset in (-1, -0.5, 0, 0.5, 1)]
+    found = {min(within, key=lambda p: abs(p.density - density)) for density in wanted if within}
+    return tuple(sorted(found - {base}, key=lambda p: p.density))
 
 
 def probe_costs(
@@ -45,6 +42,7 @@ def probe_costs(
     blocks: Sequence[BlockLinears],
     choices: Sequence[Sequence[NMSparsity]],
     base: Sequence[NMSparsity],
+    centers: Sequence[float],
     inputs: Mapping[str, Inputs],
     windows: NDArray[np.int64],
     reach: float,
@@ -52,10 +50,10 @@ def probe_costs(
 ) -> tuple[list[tuple[NMSparsity, ...]], list[list[float]]]:
     """(patterns, costs) a block: mean change of the NLL (nats a token) from all blocks at `base`.
 
-    choices: of distinct density, sparsest first. Patterns further than `reach` from base's density
-    are left out; those between measured ones are interpolated; then a denser pattern never costs
-    more than a sparser one, which noise could make it. Wanda's mask, dense inputs. live is not
-    changed.
+    choices: of distinct density, sparsest first. centers: the density about which each block's
+    patterns are measured (`probed_patterns`). Those between measured ones are interpolated, those
+    beyond left out; then a denser pattern never costs more than a sparser one, which noise could
+    make it. Wanda's mask, dense inputs. live is not changed.
     """
     copy = live.copy()
     linears = live_linears(copy.module, blocks)
@@ -78,7 +76,7 @@ def probe_costs(
     costs: list[list[float]] = []
     for i, block in enumerate(progress.track(blocks, "probing", total=len(blocks))):
         points = {base[i].density: 0.0}
-        for pattern in probed_patterns(choices[i], base[i], reach):
+        for pattern in probed_patterns(choices[i], base[i], centers[i], reach):
             mask(block, pattern)
             points[pattern.density] = float((runner.nll(block.index) - before).mean())
         mask(block, base[i])
