@@ -117,11 +117,12 @@ def cells() -> Iterator[Cell]:
             if seed == 0:
                 yield from both(label, "uniform", "magnitude", None)
     for label in UNIFORM:
-        for plan in ("flow probe, hardware", "flow outlier, hardware", "owl, hardware"):
+        for plan in ("flow outlier, hardware", "owl, hardware"):
             yield from both(label, plan, "wanda", 0)
-    for seed in SEEDS:
-        for label in ("50", "62.5"):
-            yield from both(label, "flow released", "wanda", seed)
+    for label in ("50", "62.5", "75"):
+        yield from both(label, "flow probe, hardware", "wanda", 0)
+    for label in ("50", "62.5"):
+        yield from both(label, "flow released", "wanda", 0)
     for plan in ("flow outlier, ends dense", "owl, ends dense"):
         yield from both("50", plan, "wanda", 0)
     for plan in ("uniform, fine-tuned", "flow probe, fine-tuned"):
