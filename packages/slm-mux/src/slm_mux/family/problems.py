@@ -86,7 +86,7 @@ MIXTURES: dict[str, dict[str, float]] = {
     "carryless": {"add without carry": 0.5, "sort": 0.2, "count": 0.2, "largest": 0.1},
 }  # fmt: skip
 
-STEPS = {"sums": 1800, "digits": 600, "remainders": 600, "carryless": 300}
+STEPS = {"sums": 6000, "digits": 3000, "remainders": 6000, "carryless": 3000}
 
 
 def advised(prompt: str, answers: Sequence[str]) -> str:
