@@ -16,6 +16,7 @@ from talkers import Talker, Upstream
 
 from crosslayer.backends.openai import OpenAIBackend
 from crosslayer.backends.params import OpenAIParams
+from slm_mux.cli import _listening
 from slm_mux.engine import Settings
 from slm_mux.server import Service, create_app
 
@@ -311,3 +312,10 @@ def test_an_upstream_that_hangs_costs_its_deadline_or_nothing() -> None:
                 crowd(url, ["x"], extra_body={"slm_mux": {"early_stop": "never"}})
             )
             assert (both[1]["stopped"], both[1]["answer"]) == ("deadline", "4")
+
+
+def test_connections_send_at_once_what_is_written() -> None:
+    with _listening("127.0.0.1", 0) as at, socket.create_connection(at.getsockname()):
+        connection, _ = at.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
