@@ -4,60 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from cells import PYTHON, SELECTION, UNIFORM, WIKIPEDIA, Cell, Store
 
 from crosslayer.intervals import mean_interval
 
+METRICS = ("magnitude", "wanda", "sparsegpt")
+Found = dict[Cell, dict[str, Any]]
+
 
 def tables(store: Store, wanted: Sequence[Cell]) -> str:
-    """Markdown: the comparison of cost modes, then a table for each text."""
+    """Markdown: how many cells there are, the comparison of cost modes, the reported texts."""
     done = {cell: found for cell in wanted if (found := store.get(cell)) is not None}
-    lines = [f"{len(done)} of {len(wanted)} cells are measured."]
-    for text in (SELECTION, WIKIPEDIA, PYTHON):
-        dense = store.get(f"dense {text}")
-        here = {cell: found for cell, found in done.items() if cell.text == text}
-        if dense is None or not here:
+    cpu = sum(f.get("prune_cpu_s", 0) + f.get("evaluate_cpu_s", 0) for f in done.values())
+    lines = [f"{len(done)} of {len(wanted)} cells are measured, {cpu / 60:.0f} min of CPU time."]
+    for texts in ((SELECTION,), (WIKIPEDIA, PYTHON)):
+        here = {cell: found for cell, found in done.items() if cell.text in texts}
+        dense = {text: store.get(f"dense {text}") for text in texts}
+        known = [text for text in texts if dense[text] is not None]
+        if not here or not known:
             continue
-        lines += ["", f"Text {text}; dense: {math.exp(np.mean(dense['nll'])):.2f}", ""]
-        lines += [
-            "| sparsity % | metric | plan | achieved | perplexity by seed | NLL above uniform |"
-        ]
-        lines += ["|---|---|---|---|---|---|"]
+        told = ", ".join(f"{t} {math.exp(np.mean(dense[t]['nll'])):.2f}" for t in known)  # type: ignore[index]
+        columns = [f"{text} | above uniform" for text in known]
+        lines += ["", f"Dense: {told}", ""]
+        lines.append(f"| sparsity % | metric | plan | achieved | {' | '.join(columns)} |")
+        lines.append("|---" * (4 + 2 * len(known)) + "|")
         rows = dict.fromkeys((c.label, c.metric, c.plan) for c in here)
-        order = {name: i for i, name in enumerate(UNIFORM)}
-        metrics = ("magnitude", "wanda", "sparsegpt")
-        for label, metric, plan in sorted(
-            rows, key=lambda row: (order[row[0]], metrics.index(row[1]))
-        ):
-            lines.append(_row(here, label, metric, plan))
+        order = list(UNIFORM)
+        for row in sorted(rows, key=lambda row: (order.index(row[0]), METRICS.index(row[1]))):
+            lines.append(_row(here, known, *row))
     return "\n".join(lines)
 
 
-def _row(here: dict[Cell, dict[str, object]], label: str, metric: str, plan: str) -> str:
-    mine = {
-        c.seed: (c, found)
-        for c, found in here.items()
-        if (c.label, c.metric, c.plan) == (label, metric, plan)
+def _row(here: Found, texts: Sequence[str], label: str, metric: str, plan: str) -> str:
+    achieved, cells = "", []
+    for text in texts:
+        mine = _by_seed(here, label, metric, plan, text)
+        base = _by_seed(here, label, metric, "uniform", text)
+        each = ", ".join(_shown(math.exp(nll.mean())) for nll in mine.values())
+        cells.append(f"{each} | {_paired(mine, base) if plan != 'uniform' else ''}")
+    for cell, found in here.items():
+        if (cell.label, cell.metric, cell.plan) == (label, metric, plan):
+            achieved = f"{found['sparsity']:.4f}"
+    return f"| {label} | {metric} | {plan} | {achieved} | {' | '.join(cells)} |"
+
+
+def _by_seed(here: Found, label: str, metric: str, plan: str, text: str) -> dict[Any, Any]:
+    """Seed -> NLL of each window, nats a token."""
+    found = {
+        cell.seed: np.array(result["nll"])
+        for cell, result in here.items()
+        if (cell.label, cell.metric, cell.plan, cell.text) == (label, metric, plan, text)
     }
-    nll = {seed: np.array(found["nll"]) for seed, (_, found) in mine.items()}
-    base_plan = "uniform"
-    base = {
-        c.seed: np.array(found["nll"])
-        for c, found in here.items()
-        if (c.label, c.metric, c.plan) == (label, metric, base_plan)
-    }
-    common = [seed for seed in nll if seed in base]
-    paired = ""
-    if plan != base_plan and common:
-        # Windows are the units: seeds see the same windows, so they are averaged first.
-        mean, interval = mean_interval(np.mean([nll[s] - base[s] for s in common], axis=0))
-        paired = f"{mean:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
-        paired += "" if len(common) == 3 or metric == "magnitude" else f" ({len(common)} seed)"
-    each = ", ".join(_shown(math.exp(nll[s].mean())) for s in sorted(nll, key=str))
-    achieved = next(iter(mine.values()))[1]["sparsity"]
-    return f"| {label} | {metric} | {plan} | {achieved:.4f} | {each} | {paired} |"
+    return {seed: found[seed] for seed in sorted(found, key=str)}
+
+
+def _paired(mine: dict[Any, Any], base: dict[Any, Any]) -> str:
+    """Mean difference and its 95 % interval. Windows are the units: seeds see the same windows, so
+    they are averaged first.
+    """
+    common = [seed for seed in mine if seed in base]
+    if not common:
+        return ""
+    mean, interval = mean_interval(np.mean([mine[s] - base[s] for s in common], axis=0))
+    return f"{mean:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else f"{mean:+.3f}"
 
 
 def _shown(value: float) -> str:
