@@ -37,9 +37,7 @@ class Technology:
     flipflop_energy: float = 3.0
     flipflop_area: float = 6.0
     multiplier_adders: float = 56  # full adders of an 8 x 8 bit multiplier
-    sram_cell_nand2: float = (
-        0.25  # area of a memory bit: of the order of 28 nm cells, an assumption
-    )
+    sram_cell_nand2: float = 0.25  # area of a memory bit, as in 28 nm cells: an assumption
     sram_j_per_byte: float = 20e-12 / 8
     dram_j_per_byte: float = 1.3e-9 / 8
     leakage_w_per_mm2: float = 0.01  # of the macros, an assumption
