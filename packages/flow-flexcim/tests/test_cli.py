@@ -77,6 +77,9 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
         (("simulate", MODEL, "--set", "sparsity"), "no KEY=VALUE"),
         (("plan", "llama-3.1-9b", "--out", "x.json"), "llama-3.1-8b"),
         (("eval", MODEL, "--pruned", "."), "nothing to evaluate"),
+        (("simulate", MODEL, "--set", "sparsity=0.5"), "8:16 needs 8 activation pairs"),
+        (("simulate", MODEL, "--chip", "as_int8=false"), "8-bit integers, not bf16; quantize"),
+        (("simulate", MODEL, "--pruned", "."), "add --set hardware=flexcim"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_exit_code_2(
@@ -99,11 +102,27 @@ def test_the_rows_of_the_tables_add_up_to_the_totals() -> None:
     spec, params = pruned(0.75), FlexCiMParams(as_int8=True)
     table = layer_table(spec, params, 8)
     seconds, joules = totals(spec, params, 8)
-    assert sum(row[8] for row in table.rows) == pytest.approx(seconds)  # type: ignore[misc]
-    assert sum(row[9] for row in table.rows) == pytest.approx(joules)  # type: ignore[misc]
+    assert sum(row[9] for row in table.rows) == pytest.approx(seconds)  # type: ignore[misc]
+    assert sum(row[10] for row in table.rows) == pytest.approx(joules)  # type: ignore[misc]
     assert sum(int(row[4]) for row in table.rows) == 32 * 7 + 1  # type: ignore[arg-type]
     presets = preset_table(spec, params, 8)
     assert presets.rows[0][:3] == ("flexible", seconds, joules)
+
+
+def test_a_report_reads_from_here_and_leaves_a_pipeline_of_the_users_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets = ("--set", "sparsity=0.75", "--set", "hardware=flexcim")
+    assert call("plan", MODEL, "--out", "plan.json", *sets) == 0
+    report = ("report", MODEL, "--out", "out", "--set", "plan_file=plan.json")
+    assert call(*report) == 0  # the plan is beside us, the pipeline file in out
+    assert "flow_sparsity                            0.75" in capsys.readouterr().out
+    file = tmp_path / "out" / "pipeline.toml"
+    file.write_text("# mine")
+    assert call(*report) == 2
+    assert "pipeline.toml is not one that `report` wrote" in capsys.readouterr().err
+    assert file.read_text() == "# mine"
 
 
 def test_a_model_in_a_folder_is_pruned_and_what_was_written_is_evaluated(
@@ -117,6 +136,7 @@ def test_a_model_in_a_folder_is_pruned_and_what_was_written_is_evaluated(
     sets = [
         *("--set", "plan=uniform", "--set", "pattern=2:4", "--set", f"calibration_text={text}"),
         *("--set", "calibration_tokens=64", "--set", "window_tokens=32"),
+        *("--set", "hardware=flexcim"),
     ]
     out = tmp_path / "out"
     assert call("prune", str(folder), "--out", str(out), *sets) == 0
@@ -127,5 +147,9 @@ def test_a_model_in_a_folder_is_pruned_and_what_was_written_is_evaluated(
     assert call("eval", str(folder), *arguments, *sets) == 0
     said = capsys.readouterr().out
     assert "perplexity_original" in said and "nll_difference" in said
+    assert call("simulate", str(folder), *sets) == 0
+    assert " random " in capsys.readouterr().out
+    assert call("simulate", str(folder), "--pruned", str(out), *sets) == 0
+    assert " real " in capsys.readouterr().out
     assert call("eval", str(folder), "--pruned", str(tmp_path), *sets) == 2
     assert "write it by `flow-flexcim prune" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from conftest import TINY
 from crosslayer.contracts.formats import NMSparsity
 from crosslayer.kinds import RunContext
 from crosslayer.models.random_model import random_model
+from crosslayer.progress import Progress
 from flow_flexcim import Flow, FlowParams
 from flow_flexcim.blockwise import Blockwise
 from flow_flexcim.calibration import dense_inputs
@@ -80,15 +81,12 @@ def test_each_family_is_pruned_to_its_patterns_by_each_metric(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_inputs_of_every_linear_reproduce_its_output(family: str) -> None:
-    # Mamba uses dt_proj's weight without calling it; its inputs are seen all the same.
+def test_every_linear_has_second_moments_over_its_mean_squares(family: str) -> None:
     model = random_model(FAMILIES[family], seed=1)
     assert model.live is not None
     blocks = decoder_linears(model.spec)
     linears = live_linears(model.live.module, blocks)
     windows = np.arange(64, dtype=np.int64).reshape(2, 32)
-    from crosslayer.progress import Progress
-
     found = dense_inputs(model.live.module, linears, windows, Progress(), products=True)
     for path, linear in linears.items():
         products = found[path].products
@@ -100,6 +98,26 @@ def test_the_inputs_of_every_linear_reproduce_its_output(family: str) -> None:
     if family == "llama":
         q, k = (found[f"model.layers.0.self_attn.{name}_proj"].products for name in "qk")
         assert q is k, "one input, one matrix"
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba"])
+def test_the_inputs_of_a_projection_that_is_not_called_are_those_it_multiplies(family: str) -> None:
+    # dt_proj's weight is used without a call; what it multiplies is the start of x_proj's output,
+    # which Falcon-Mamba normalises.
+    model = random_model(FAMILIES[family], seed=1)
+    assert model.live is not None
+    linears = live_linears(model.live.module, decoder_linears(model.spec))
+    path = next(path for path in linears if "layers.1." in path and path.endswith("dt_proj"))
+    x_proj = linears[path.replace("dt_proj", "x_proj")]
+    seen: list[torch.Tensor] = []
+    handle = x_proj.register_forward_hook(lambda _, __, output: seen.append(output))
+    windows = np.arange(64, dtype=np.int64).reshape(2, 32)
+    found = dense_inputs(model.live.module, linears, windows, Progress())[path].mean_square
+    handle.remove()
+    step = torch.cat(seen, dim=1)[0, :, : SSM["time_step_rank"]].double()
+    if family == "falcon_mamba":
+        step = step * (step.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    torch.testing.assert_close(found, step.square().mean(0), rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

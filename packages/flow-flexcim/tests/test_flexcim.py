@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,19 @@ def test_masks_whose_columns_agree_need_one_pass() -> None:
     other = pruned(rng, 4, place.inputs, pattern)
     with pytest.raises(InputError, match="aligned_masks, yet a tile needs"):
         simulate(other, x, pattern, params)
+
+
+def test_real_masks_that_do_not_agree_take_their_passes_where_aligned_ones_are_assumed() -> None:
+    accelerator = FlexCiM(FlexCiMParams(select_sharing="aligned_masks"))
+
+    def passes(**known: float) -> float:
+        notes = tuple((f"flexcim.{how}.4x32x32", value) for how, value in known.items())
+        op = dataclasses.replace(gemm("2:8"), annotations=notes)
+        return dict(accelerator.estimate(op).detail)["passes"]
+
+    assert passes() == 1  # a spec alone: as if they were made so
+    assert passes(per_cell_gating=1.0, column_gating=2.0) == 1
+    assert passes(per_cell_gating=4.0, column_gating=32.0) == 32
 
 
 def gemm(sparsity: str | None, m: float = 4096) -> ops.Gemm:
@@ -357,5 +371,8 @@ def test_hardware_narrows_the_candidates_and_refuses_when_none_is_left() -> None
     assert {str(p) for p in FlowParams(hardware="flexcim").patterns} == {
         *("1:4", "2:4", "1:8", "2:8", "4:8", "4:4")
     }
+    # A selector of more pairs would be wider than what passes are computed for.
+    with pytest.raises(ValueError, match="less than or equal to 8"):
+        FlexCiMParams(pairs=9)
     with pytest.raises(ValueError, match='hardware = "flexcim" needs'):
         FlowParams(hardware="flexcim", candidates=("3:8", "8:16"))

@@ -23,6 +23,10 @@ from flow_flexcim.params import FlowParams
         ({"candidates": ["1:128"]}, "M is at most 64"),
         ({"pattern": "2:4"}, 'is for plan = "uniform"'),
         ({"plan": "uniform", "pattern": "6:8"}, r"removes 0\.25, less than sparsity = 0\.5"),
+        (
+            {"plan": "uniform", "pattern": "3:8", "hardware": "flexcim"},
+            'pattern = "3:8" has no N that is a power of two',
+        ),
         ({"calibration_tokens": 64}, "window_tokens = 256 is more than"),
         ({"outlier_multiple": 0}, "greater than 0"),
         ({"sparcity": 0.5}, "Extra inputs"),

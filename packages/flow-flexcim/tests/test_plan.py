@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from fractions import Fraction
 
 import pytest
@@ -96,6 +97,46 @@ def test_an_unreachable_target_names_the_two_nearest_reachable_values() -> None:
     ]
     with pytest.raises(InputError, match=r"sparsity = 0\.7 .* 0\.5 and 0\.375"):
         flow_plan(options, 128, 0.7)
+
+
+@given(instances(), st.sampled_from([None, 0.0, 0.01, 0.05]))
+def test_a_target_out_of_reach_is_told_the_two_shares_that_lie_nearest(
+    instance: tuple[list[list[Option]], int, float], tolerance: float | None
+) -> None:
+    options, weights, sparsity = instance
+    kept = {sum(o.kept for o in choice) for choice in itertools.product(*options)}
+    shares = sorted(1 - count / weights for count in kept)
+    below, above = (
+        [share for share in shares if share < sparsity],
+        [share for share in shares if share >= sparsity],
+    )
+    if tolerance is None:
+        near = below[-2:] if not above else []
+    elif any(abs(share - sparsity) <= tolerance + 1e-9 for share in shares):
+        near = []
+    else:
+        near = below[-1:] + above[:1] if below and above else below[-2:] + above[:2]
+    if not near:
+        flow_plan(options, weights, sparsity, tolerance)
+        return
+    with pytest.raises(InputError, match="out of reach") as refused:
+        flow_plan(options, weights, sparsity, tolerance)
+    said = re.search(
+        r"nearest reachable (?:is|are) ([\d.e-]+)(?: and ([\d.e-]+))?;", str(refused.value)
+    )
+    if near[-1] == 0:
+        assert "no block has a candidate that removes weights" in str(refused.value)
+        return
+    assert said is not None
+    assert sorted(said.groups(default="")) == sorted(
+        [f"{share:.6g}" for share in near] + [""] * (2 - len(near))
+    )
+
+
+def test_where_every_block_stays_dense_nothing_is_in_reach() -> None:
+    frozen = [[Option(NMSparsity(1, 1), 64)], [Option(NMSparsity(1, 1), 32)]]
+    with pytest.raises(InputError, match="removes weights; add sparser candidates, or leave fewer"):
+        flow_plan(frozen, 96, 0.5)
 
 
 def test_many_blocks_of_one_size_are_planned_in_the_grid_of_their_patterns() -> None:

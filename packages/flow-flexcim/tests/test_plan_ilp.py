@@ -22,7 +22,7 @@ def instances(draw: st.DrawFn) -> tuple[list[list[Option]], int, float, float | 
     options, weights = [], 0
     for _ in range(draw(st.integers(2, 8))):
         size = UNIT * draw(st.integers(1, 6))
-        chosen = draw(st.lists(st.sampled_from(PATTERNS), min_size=2, max_size=6, unique=True))
+        chosen = draw(st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=6, unique=True))
         costs = draw(st.lists(st.integers(0, 99), min_size=len(chosen), max_size=len(chosen)))
         pairs = zip(chosen, costs, strict=True)
         options.append([Option(p, size * p.n // p.m, float(cost)) for p, cost in pairs])

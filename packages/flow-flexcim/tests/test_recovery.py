@@ -74,8 +74,23 @@ def test_recovery_reads_as_many_windows_as_it_is_given(
     as_calibration = linears("a", None)
     assert as_calibration == linears("b", 256)
     assert as_calibration != linears("c", 64)  # one window four times
-    with pytest.raises(InputError, match="tokens"):
-        linears("d", 1 << 20)
+
+
+def test_a_text_that_is_too_short_to_learn_from_is_refused_before_the_long_work(
+    tiny: ModelArtifact, text: str, tmp_path: Path
+) -> None:
+    assert tiny.live is not None
+    with torch.no_grad():  # which planning would refuse
+        tiny.live.module.get_submodule("model.layers.2.mlp.up_proj").weight[7, 11] = float("nan")
+    with pytest.raises(InputError, match="windows of 64 tokens"):
+        recovered(tiny, text, tmp_path, 4, 1 << 20)
+
+
+def test_a_spec_alone_is_told_that_nothing_is_fine_tuned(
+    tiny: ModelArtifact, text: str, tmp_path: Path
+) -> None:
+    result = recovered(tiny.replace(live=None), text, tmp_path, 3)
+    assert all("Without weights nothing is fine-tuned." in m.note for m in result.metrics)
 
 
 def test_without_steps_nothing_of_it_is_reported(

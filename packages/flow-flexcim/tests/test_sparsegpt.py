@@ -74,6 +74,23 @@ def test_dead_channels_and_singular_moments_are_damped() -> None:
         inverse_factor(torch.full((4, 4), float("nan")), 0.01)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_weights_of_a_dead_channel_go_first_and_the_smallest_of_them_before(
+    scale: float,
+) -> None:
+    # Inputs of any size: a dead channel has no size of its own to compare with them.
+    weight, products = instance(8, 16)
+    products = products * scale
+    products[[3, 5]] = 0.0
+    products[:, [3, 5]] = 0.0
+    weight[:, 3], weight[:, 5] = 9.0, 8.0
+    one, two = (sparsegpt(weight, inverse_factor(products, 0.01), NMSparsity(n, 8)) for n in (7, 6))
+    assert (one[:, 5] == 0).all() and (one[:, 3] == 9.0).all()
+    assert (two[:, [3, 5]] == 0).all()
+    others = [0, 1, 2, 4, 6, 7]
+    assert torch.equal(two[:, others], weight[:, others]), "nothing makes up for what was not there"
+
+
 def test_a_dense_pattern_changes_nothing() -> None:
     weight, products = instance(8, 16)
     assert torch.equal(sparsegpt(weight, inverse_factor(products, 0.01), NMSparsity(4, 4)), weight)

@@ -33,6 +33,7 @@ Chip = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Chooses the calibration articles.")]
 Out = Annotated[Path, typer.Option(metavar="PATH", help="Where to write.")]
+_HEAD = "# Written by `flow-flexcim report`, which may write it again.\n"
 
 
 @app.command()
@@ -89,19 +90,14 @@ def evaluate(
     from crosslayer.evaluators import Perplexity
     from crosslayer.evaluators_params import PerplexityParams
     from crosslayer.kinds import Instance, Stack
-    from flow_flexcim.transform import FILE, Flow
 
     artifact, params = _opened(ctx, model, set_)
     if artifact.live is None:
         raise InputError(f"{model} has shapes and no weights, so there is nothing to evaluate")
-    file = pruned / "flow-linears.safetensors"
-    if not file.is_file():
-        raise InputError(f"there is no {file}; write it by `flow-flexcim prune {model} --out DIR`")
-    context = _context(0, pruned)
-    changed = Flow(params).restore(artifact, {FILE: file}, context)
+    changed = _restored(artifact, params, pruned, model)
     stack = Stack((Instance("model", changed),), originals={"model": artifact})
     evaluator = Perplexity(PerplexityParams(text=text, tokens=tokens))
-    _print_metrics(evaluator.evaluate(stack, context).metrics)
+    _print_metrics(evaluator.evaluate(stack, _context(0, pruned)).metrics)
 
 
 @app.command()
@@ -111,14 +107,27 @@ def simulate(
     set_: Set = None,
     chip: Chip = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens at once; 1 is a decode step.")] = 1,
+    pruned: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="What `prune` wrote with the same --set, hardware=flexcim among them: its real "
+            "masks say how many passes a tile takes. Left out: random masks of the plan.",
+        ),
+    ] = None,
 ) -> None:
-    """Price the linears of a pruned spec, layer by layer, and all presets side by side."""
+    """Price the linears of a pruned model, layer by layer, and all presets side by side."""
     from flow_flexcim.flexcim.layers import layer_table, preset_table
     from flow_flexcim.transform import Flow
 
     artifact, params = _opened(ctx, model, set_)
     hardware = _parameters(ctx, "accelerator_model", "flexcim", {"as_int8": True} | _values(chip))
-    result = Flow(params).transform(artifact.replace(live=None), _context(0, Path()))
+    if pruned is None:
+        result = Flow(params).transform(artifact.replace(live=None), _context(0, Path()))
+    elif params.hardware == "any":
+        raise InputError("--pruned counts passes of real masks: add --set hardware=flexcim")
+    else:
+        result = _restored(artifact, params, pruned, model)
     for table in (
         layer_table(result.spec, hardware, tokens),
         preset_table(result.spec, hardware, tokens),
@@ -135,19 +144,25 @@ def report(
     from crosslayer.pipeline.toml_text import toml_text
 
     _make_folder(out)
+    file = out / "pipeline.toml"
+    if file.exists() and not file.read_text(encoding="utf-8").startswith(_HEAD):
+        raise InputError(f"{file} is not one that `report` wrote, so it stays; name another folder")
     artifact, _ = _opened(ctx, model, set_)
+    values = _values(set_)
+    for key in ("plan_file", "calibration_text"):  # from here, not from the pipeline file's folder
+        if isinstance(values.get(key), str) and Path(values[key]).is_file():
+            values[key] = str(Path(values[key]).resolve())
     document: dict[str, Any] = {
         "pipeline": {"name": "flow-flexcim", "seed": seed},
         "model": {"use": str(Path(model).resolve()) if Path(model).is_dir() else model},
-        "transform": [{"use": "flow"} | _values(set_)],
+        "transform": [{"use": "flow"} | values],
         "accelerator": {"use": "flexcim", "fallback": "roofline:jetson-tx2", "as_int8": True}
         | _values(chip),
         "workload": {"prompt_tokens": 128, "output_tokens": 32},
     }
     if artifact.live is not None:
         document["evaluate"] = {"perplexity": {"text": "wikipedia-sample", "tokens": 2048}}
-    file = out / "pipeline.toml"
-    file.write_text(toml_text(document), encoding="utf-8")
+    file.write_text(_HEAD + toml_text(document), encoding="utf-8")
     run = crosslayer.run(
         file, registry=registry_of(ctx), runs_dir=out, progress=progress_for(sys.stderr)
     )
@@ -169,6 +184,18 @@ def _opened(ctx: typer.Context, model: str, given: list[str] | None) -> tuple[Mo
     use, values = ("directory", {"path": str(Path(model).resolve())}) if folder else (model, {})
     artifact: Any = registry.build("model", use, values)
     return artifact, params
+
+
+def _restored(artifact: ModelArtifact, params: Any, pruned: Path, model: str) -> ModelArtifact:
+    """The model with the linears that `prune` wrote into the folder."""
+    from flow_flexcim.transform import FILE, Flow
+
+    file = pruned / "flow-linears.safetensors"
+    if artifact.live is None:
+        raise InputError(f"{model} has shapes and no weights, so {pruned} cannot be put into it")
+    if not file.is_file():
+        raise InputError(f"there is no {file}; write it by `flow-flexcim prune {model} --out DIR`")
+    return Flow(params).restore(artifact, {FILE: file}, _context(0, pruned))
 
 
 def _make_folder(out: Path) -> None:

@@ -75,8 +75,8 @@ class FlowParams(BaseModel):
     hardware: Literal["any", "flexcim"] = Field(
         "any",
         description="Offer only candidates that this hardware maps without idle units; flexcim: N "
-        "a power of two, M at most 8. The spec then says in how many passes its macro runs the "
-        "real masks.",
+        "a power of two, M at most 8. The spec then says in how many passes a macro of the default "
+        "shape runs the real masks.",
     )
     candidates: tuple[str, ...] = Field(
         CANDIDATES,
@@ -119,7 +119,10 @@ class FlowParams(BaseModel):
         "target's where that is less. On a model that is broken already a block says little.",
     )
     probe_tokens: int = Field(
-        512, ge=2, le=1 << 24, description="Cost probe: tokens of the calibration text to run."
+        512,
+        ge=2,
+        le=1 << 24,
+        description="Cost probe: how many of the calibration's tokens to run, all of them at most.",
     )
     damping: float = Field(
         0.01,
@@ -169,11 +172,13 @@ class FlowParams(BaseModel):
     def patterns(self) -> tuple[NMSparsity, ...]:
         """The candidates that the hardware maps; dense is mapped by any."""
         found = (_parsed(text) for text in self.candidates)
-        return tuple(
-            p
-            for p in found
-            if self.hardware == "any" or p.n == p.m or (p.n.bit_count() == 1 and p.m in (2, 4, 8))
-        )
+        return tuple(p for p in found if self._maps(p))
+
+    def _maps(self, pattern: NMSparsity) -> bool:
+        """Whether the hardware runs it without idle units."""
+        if self.hardware == "any" or pattern.n == pattern.m:
+            return True
+        return pattern.n.bit_count() == 1 and pattern.m in (2, 4, 8)
 
     @field_validator("candidates")
     @classmethod
@@ -203,6 +208,11 @@ class FlowParams(BaseModel):
             raise ValueError(
                 f'pattern = "{self.pattern}" is for plan = "uniform"; under the other plans set '
                 "candidates"
+            )
+        if not self._maps(_parsed(self.pattern)):
+            raise ValueError(
+                f'pattern = "{self.pattern}" has no N that is a power of two and M of at most 8, '
+                'which hardware = "flexcim" needs; take one such as 2:8, or hardware = "any"'
             )
         removed = 1 - _parsed(self.pattern).density
         if removed < self.sparsity:

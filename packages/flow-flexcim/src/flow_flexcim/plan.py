@@ -95,12 +95,12 @@ def flow_plan(
     if not len(kept):
         reachable = _choices(options, 0, weights, front=False)[0]
         shares = [1 - int(count) / weights for count in reachable]
-        above = [share for share in shares if share >= sparsity]
+        above = [share for share in reversed(shares) if share >= sparsity]  # nearest first
         below = [share for share in shares if share < sparsity]
-        near = [f"{value:.6g}" for value in ([min(above)] if above else []) + below[:1]]
+        two = above[:1] + below[:1] if above and below else (above or below)[:2]
         raise InputError(
-            f"sparsity = {sparsity:g} within {tolerance:g} is out of reach of the candidates: the "
-            f"nearest reachable are {' and '.join(near)}; ask for one of them, or allow more"
+            f"sparsity = {sparsity:g} within {tolerance:g} is out of reach of the candidates: "
+            f"{_nearest(two)}; ask for one of them, or allow more"
         )
     at = int(np.lexsort((kept, cost))[0])
     total, chosen = int(kept[at]), []
@@ -211,8 +211,17 @@ def _require_reachable(options: Sequence[Sequence[Option]], weights: int, sparsi
         return
     steps = [count[1] - count[0] for count in counts if len(count) > 1]
     reachable = [1 - least / weights] + ([1 - (least + min(steps)) / weights] if steps else [])
+    if not reachable[0]:
+        raise InputError(
+            f"sparsity = {sparsity:g} is out of reach: no block has a candidate that removes "
+            "weights; add sparser candidates, or leave fewer blocks dense"
+        )
     raise InputError(
-        f"sparsity = {sparsity:g} is out of reach of the candidates: the nearest reachable are "
-        f"{' and '.join(f'{value:.6g}' for value in reachable)}; ask for "
-        f"{reachable[0]:.6g} or less, or add sparser candidates"
+        f"sparsity = {sparsity:g} is out of reach of the candidates: {_nearest(reachable)}; ask "
+        f"for {reachable[0]:.6g} or less, or add sparser candidates"
     )
+
+
+def _nearest(shares: Sequence[float]) -> str:
+    said = " and ".join(f"{value:.6g}" for value in shares)
+    return f"the nearest reachable {'is' if len(shares) == 1 else 'are'} {said}"

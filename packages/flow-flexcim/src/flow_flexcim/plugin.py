@@ -35,6 +35,19 @@ def crosslayer_accelerator_models() -> list[Component]:
 
 
 @hookimpl
+def crosslayer_simulators() -> list[Component]:
+    """The simulator `flexcim-layers`, which shows what is behind an accelerator's totals."""
+    return [
+        Component(
+            name="flexcim-layers", paper="arXiv:2504.14365",
+            summary="Passes, utilisation and energy by part of each linear on flexcim",
+            factory="flow_flexcim.flexcim.simulator:FlexCiMLayers",
+            params="flow_flexcim.flexcim.params:LayersParams",
+        )
+    ]  # fmt: skip
+
+
+@hookimpl
 def crosslayer_commands() -> list[Command]:
     """`crosslayer flow-flexcim ...`; the console script of the same name calls it."""
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,10 @@ from crosslayer.texts import token_windows
 from flow_flexcim.linears import BlockLinears
 from flow_flexcim.modules import live_linears, weight_of
 from flow_flexcim.params import FlowParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,19 @@ class Recovery:
     loss_last: float
 
 
+def recovery_windows(live: LiveModel, params: FlowParams, context: RunContext) -> NDArray[np.int64]:
+    """Token ids [n, window] to learn from. InputError where the text holds too few."""
+    return token_windows(
+        live.tokenizer,
+        params.calibration_text,
+        "calibration",
+        params.recovery_tokens or params.calibration_tokens,
+        params.window_tokens,
+        seed=context.stream_seed("flow", "recovery"),
+        progress=context.progress,
+    )
+
+
 def recover(
     live: LiveModel,
     blocks: Sequence[BlockLinears],
@@ -42,22 +59,14 @@ def recover(
     """Change a pruned model in place, `recovery_steps` steps. Memory: gradients and two moments of
     the block linears, 12 bytes a weight.
 
-    Dense blocks learn too. Errors: InputError where the text has no window.
+    Dense blocks learn too. Errors: InputError where the text holds too few windows.
     """
     start = context.clock()
+    windows = recovery_windows(live, params, context)
     linears = live_linears(live.module, blocks)
     pairs = zip(blocks, patterns, strict=True)
     pruned = {str(spec.path) for block, p in pairs if p.n < p.m for spec in block.linears}
     masks = {path: weight_of(linears[path]) != 0 for path in pruned}
-    windows = token_windows(
-        live.tokenizer,
-        params.calibration_text,
-        "calibration",
-        params.recovery_tokens or params.calibration_tokens,
-        params.window_tokens,
-        seed=context.stream_seed("flow", "recovery"),
-        progress=context.progress,
-    )
     order = context.rng("flow", "recovery").permutation(params.recovery_steps) % len(windows)
     weights: list[Any] = [module.get_parameter("weight") for module in linears.values()]
     module = live.module

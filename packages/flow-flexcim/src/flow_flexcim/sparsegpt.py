@@ -11,6 +11,7 @@ from crosslayer.errors import InputError
 from flow_flexcim.wanda import keep_mask
 
 _TRIES = 6
+_DEAD = 1e-12  # of the damping; a score is the square of a weight times this
 
 
 def inverse_factor(products: torch.Tensor, damping: float) -> torch.Tensor:
@@ -18,14 +19,17 @@ def inverse_factor(products: torch.Tensor, damping: float) -> torch.Tensor:
 
     products: mean of x x^T over the calibration tokens. d = damping * mean of its diagonal; where
     the sum is not positive definite, d grows tenfold, at most five times. A dead channel (0 on the
-    diagonal) gets 1, so that its weights are of no consequence. InputError where nothing helps.
+    diagonal) gets a small share of d alone, so that its weights score below all others and go
+    first, the smallest before the others. InputError where nothing helps.
     """
     hessian = products.clone()
     diagonal = hessian.diagonal()
-    diagonal[diagonal == 0] = 1.0
-    added = damping * float(diagonal.mean())
+    dead = diagonal == 0
+    seen = diagonal[~dead] if dead.any() else diagonal
+    added = damping * (float(seen.mean()) if len(seen) else 1.0)
     for attempt in range(_TRIES):
         diagonal += added if attempt == 0 else 9 * added * 10 ** (attempt - 1)
+        diagonal[dead] = _DEAD * added
         lower, failed = torch.linalg.cholesky_ex(hessian)
         if not failed:
             inverse = torch.cholesky_inverse(lower)

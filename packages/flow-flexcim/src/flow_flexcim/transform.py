@@ -43,10 +43,12 @@ class Flow:
         from flow_flexcim import storage
         from flow_flexcim.planning import make_plan
         from flow_flexcim.prune import calibrate, calibration_windows, pack_live, prune
-        from flow_flexcim.recovery import recover
+        from flow_flexcim.recovery import recover, recovery_windows
 
         params = self.params
         windows = calibration_windows(model.live, params, context)
+        if params.recovery_steps:  # a text that is too short is refused before the long work
+            recovery_windows(model.live, params, context)
         inputs = calibrate(model.live, blocks, windows, params, context)
         plan, signals = make_plan(model.live, blocks, inputs, windows, params, context)
         live, packed = prune(model.live, blocks, plan.patterns, inputs, windows, params, context)
@@ -124,6 +126,8 @@ class Flow:
             note = "Plan as level as possible."
         if self.params.plan != "uniform" and self.params.plan_file is None:
             note += " Without weights there are no outliers to plan by."
+        if self.params.recovery_steps:
+            note += " Without weights nothing is fine-tuned."
         outcome = report.Outcome(
             rows=tuple(
                 report.BlockRow(block.name, pattern, block.weights)

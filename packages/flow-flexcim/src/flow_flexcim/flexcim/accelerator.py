@@ -163,7 +163,21 @@ class FlexCiM:
         passes = 1.0
         if self.params.preset == "flexible" and pattern is not None:
             sharing = self.params.select_sharing
-            known = dict(op.annotations).get(f"flexcim.{sharing}.{self._macro.name}")
+            known = known_passes(op, self.params)
             expected = expected_passes(pattern, tile.place, self._macro, sharing)
-            passes = expected if known is None else float(known)
+            passes = expected if known is None else known
         return tile, passes, 1.0 if pattern is None else pattern.density
+
+
+def known_passes(op: Any, params: FlexCiMParams) -> float | None:
+    """Mean passes of a tile on the real masks of an op; None where it does not carry them.
+
+    Masks that are to be aligned take one pass if they are, else those of column gating.
+    """
+    sharing, notes = params.select_sharing, dict(op.annotations)
+    key = "flexcim.{}." + macro_of(params).name
+    if sharing == "aligned_masks":
+        aligned = notes.get(key.format("per_cell_gating")) == 1
+        sharing = "per_cell_gating" if aligned else "column_gating"
+    found = notes.get(key.format(sharing))
+    return None if found is None else float(found)

@@ -27,7 +27,8 @@ class FlexCiMParams(BaseModel):
         description="The pair select of a row serves all its columns. per_cell_gating: columns "
         "that need another pair wait for another pass, cell by cell; column_gating: a pass serves "
         "the columns whose whole select vectors agree; aligned_masks: masks are made so that "
-        "columns agree; ideal: every column has selectors of its own, paid in area and energy.",
+        "columns agree, which is taken for granted where masks are not known, and as column_gating "
+        "where they are; ideal: every column has selectors of its own, paid in area and energy.",
     )
     weights: Literal["on_chip", "streamed"] = Field(
         "on_chip",
@@ -44,7 +45,7 @@ class FlexCiMParams(BaseModel):
     rows: int = Field(32, ge=1, le=4096, description="Rows of a sub-macro (R).")
     columns: int = Field(32, ge=1, le=4096, description="Columns of a sub-macro (C).")
     pairs: int = Field(
-        4, ge=1, le=32, description="Activation pairs that a selector chooses from: M is at most "
+        4, ge=1, le=8, description="Activation pairs that a selector chooses from: M is at most "
         "twice this.",
     )  # fmt: skip
     input_cycles: int = Field(
@@ -61,4 +62,14 @@ class FlexCiMParams(BaseModel):
         default_factory=dict,
         description="Gate and memory constants in place of those in flexcim/technology.py, in its "
         "units, such as {volts = 0.8}.",
+    )
+
+
+class LayersParams(BaseModel):
+    """What the layer tables of `flexcim` are of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    tokens: int = Field(
+        1, ge=1, le=1 << 24, description="Tokens that the model runs at once; 1 is a decode step."
     )
