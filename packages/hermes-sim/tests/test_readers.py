@@ -111,7 +111,7 @@ STAMPS = ("arrival_time", "queued_ts", "scheduled_ts", "first_token_ts", "last_t
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"input_toks": float("inf")}, {"input_toks": 10**30}, {"output_toks": 0},
+    [{"input_toks": float("inf")}, {"input_toks": 10**30}, {"output_toks": -1},
      {"arrival_time": float("nan")}, {"last_token_ts": 1e300}, {"queued_ts": None}],
     ids=str,
 )  # fmt: skip

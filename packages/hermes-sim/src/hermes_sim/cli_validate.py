@@ -29,7 +29,8 @@ def show(
     print("told to the simulator: " + ", ".join(f"{k} {v}" for k, v in found.facts.items()))
     print(f"{'metric':<22}{'recorded':>12}{'simulated':>12}{'error':>9}")
     for row in found.rows:
-        values = f"{row.recorded:>12.5g}{row.simulated:>12.5g}{row.error:>+9.1%}"
+        error = "-" if row.error is None else f"{row.error:+.1%}"
+        values = f"{row.recorded:>12.5g}{row.simulated:>12.5g}{error:>9}"
         print(f"{row.metric:<22}{values}  {row.unit}")
     replayed = found.replayed
     print(f"iterations {found.iterations}, of which extrapolated {replayed.beyond}")

@@ -2,15 +2,14 @@
 
 https://github.com/casys-kaist/LLMServingSim (MIT). dense.csv layer,tokens; per_sequence.csv
 layer,sequences; attention.csv prefill_chunk,kv_prefill,n_decode,kv_decode (perhaps layer and
-decode_q_len); moe.csv tokens,activated_experts (perhaps ep); step.csv branch,num_tokens,saved_us
-(what CUDA graphs save); skew_fit.csv, used where meta.yaml says that the fit is enabled. meta.yaml
-and hardware.yaml may lie in a folder above.
+decode_q_len; newer ones have prefill_key for kv_prefill: what a token of the prompts looks back on,
+its cached tokens and half of its chunk); moe.csv tokens,activated_experts (perhaps ep); step.csv
+branch,num_tokens,saved_us (what CUDA graphs save); skew_fit.csv. meta.yaml and hardware.yaml may
+lie in a folder above.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,17 +21,19 @@ from numpy.typing import NDArray
 
 from crosslayer.contracts.network import collective_seconds
 from crosslayer.errors import InputError
+from hermes_sim.readers.skew_fit import read_skew
 from hermes_sim.readers.tables import (
     LONGEST_KERNEL_S,
     Columns,
     at_most,
     header,
+    number,
     rows,
     signed,
     whole,
 )
 from hermes_sim.step_models.axes import Line, weights
-from hermes_sim.step_models.kernel_profile import AttentionGrid, KernelProfile, Savings, Skew
+from hermes_sim.step_models.kernel_profile import AttentionGrid, KernelProfile, Savings
 
 Floats = NDArray[np.float64]
 LINK = (25e9, 5e-6)  # bytes per second and seconds, assumed where nothing was measured
@@ -59,6 +60,11 @@ class Shape:
     expert_parallel: int = 1
     link: tuple[float, float] = LINK
 
+    @property
+    def gathered(self) -> int:
+        """Engines whose tokens meet at shared experts: the data-parallel ones; 1: there is one."""
+        return max(1, self.expert_parallel // self.tensor_parallel)
+
 
 def read_kernel_bundle(
     folder: Path, shape: Shape, *, overhead_s: float = 0.0, watts: float | None = None
@@ -67,6 +73,11 @@ def read_kernel_bundle(
     place = folder / f"tp{shape.tensor_parallel}"
     if not (folder / "dense.csv").is_file() and place.is_dir():
         folder = place
+    if (folder / "linear_attention.csv").is_file():
+        raise InputError(
+            f"{folder / 'linear_attention.csv'}: layers of linear attention are not priced from"
+            " a profile; run the model in a pipeline, on an [accelerator] without a profile"
+        )
     about = read_meta(folder)
     dense = _by_layer(folder / "dense.csv", "tokens")
     moe = None
@@ -79,8 +90,7 @@ def read_kernel_bundle(
     tokens = _total(dense, shape.layers, measured)
     if moe is not None:
         tokens += shape.layers * np.array([moe(point) for point in measured])
-    if shape.tensor_parallel > 1:
-        tokens += all_reduces(measured, shape)
+    tokens += collectives(measured, shape)
     sequences = _by_layer(folder / "per_sequence.csv", "sequences")
     counts = np.unique([point for points in sequences.values() for point in points])
     return KernelProfile(
@@ -92,7 +102,7 @@ def read_kernel_bundle(
         token_limit=min(max(points) for points in dense.values()),
         overhead_s=overhead_s,
         watts=watts,
-        skew=_skew(folder, about, shape),
+        skew=read_skew(folder, about, shape.tensor_parallel),
         savings=_savings(folder / "step.csv"),
         about=about,
     )
@@ -133,27 +143,43 @@ def _total(kernels: Mapping[str, Mapping[float, float]], layers: int, at: Floats
 
 
 def _attention(path: Path) -> AttentionGrid:
-    names = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode")
     there = header(path)
-    columns: Columns = [*((name, whole) for name in names), _TIME]
+    keyed = "prefill_key" in there
+    second = ("prefill_key", number) if keyed else ("kv_prefill", whole)
+    columns: Columns = [
+        ("prefill_chunk", whole), second, ("n_decode", whole), ("kv_decode", whole), _TIME
+    ]  # fmt: skip
     columns += [(name, str) for name in ("layer", "decode_q_len") if name in there]
-    kept = [
-        values[:5]
-        for _, values in rows(path, columns)
-        if all(value in ("attention", "1") for value in values[5:])
-    ]
+    kept = []
+    for line, values in rows(path, columns):
+        if "layer" in there and values[5] != "attention":
+            raise InputError(
+                f"{path}:{line}: the kernel {values[5]!r} beside attention is not priced from a"
+                " profile; run the model in a pipeline, on an [accelerator] without a profile"
+            )
+        if "decode_q_len" not in there or values[-1] == "1":
+            kept.append(values[:5])
     if not kept:
         raise InputError(f"{path}: has no rows of attention; profile it on a grid")
     table = np.array(kept, dtype=np.float64)
-    # Zero stands for a part that a batch does not have, so it is a point of every axis.
-    axes = [np.unique(np.concatenate([[0.0], table[:, i]])) for i in range(4)]
+    # Half of an odd chunk is rounded when a batch is made up, so keys come up to half a token off.
+    found = [_axis(table[:, i], 0.5 if keyed and i == 1 else 0.0) for i in range(4)]
+    axes = [axis for axis, _ in found]
     if np.prod([float(len(axis)) for axis in axes]) > LARGEST_GRID:
         raise InputError(f"{path}: its rows lie on no grid; profile all combinations of few values")
     seconds = np.full([len(axis) for axis in axes], np.nan)
-    place = tuple(np.searchsorted(axis, table[:, i]) for i, axis in enumerate(axes))
-    seconds[place] = table[:, 4] * 1e-6
+    seconds[tuple(place for _, place in found)] = table[:, 4] * 1e-6
     seconds[0, 0, 0, 0] = 0.0
-    return AttentionGrid(tuple(tuple(axis.tolist()) for axis in axes), seconds)
+    return AttentionGrid(tuple(tuple(axis.tolist()) for axis in axes), seconds, keyed)
+
+
+def _axis(values: Floats, apart: float) -> tuple[Floats, NDArray[np.int64]]:
+    """(points of an axis, where each value lies on it). Values no more than `apart` from the one
+    before count as one point. Zero, for a part that a batch does not have, is a point of all axes.
+    """
+    points = np.unique(np.concatenate([[0.0], values]))
+    new = np.concatenate([[True], np.diff(points) > apart])
+    return points[new], (np.cumsum(new) - 1)[np.searchsorted(points, values)]
 
 
 def _moe(path: Path, shape: Shape) -> Callable[[float], float]:
@@ -179,7 +205,7 @@ def _moe(path: Path, shape: Shape) -> Callable[[float], float]:
     axis = sorted(lines)
 
     def seconds(tokens: float) -> float:
-        everywhere = tokens * ways  # every rank sees the tokens of all, for its own experts
+        everywhere = tokens * shape.gathered  # for its own experts a rank sees those of all
         share = 1 - shape.active_experts / shape.experts
         awake = shape.experts / ways * (1 - share**everywhere)
         return sum(
@@ -197,6 +223,13 @@ def with_every_count(tokens: Floats) -> Floats:
     return np.unique(np.concatenate([tokens, np.arange(1.0, min(2048.0, tokens[-1]) + 1)]))
 
 
+def collectives(tokens: Floats, shape: Shape) -> Floats:
+    """Seconds of a step of so many tokens: the all-reduces of tensor parallelism, and what brings
+    the tokens of data-parallel engines to shared experts and back.
+    """
+    return all_reduces(tokens, shape) + experts_exchange(tokens, shape)
+
+
 def all_reduces(tokens: Floats, shape: Shape) -> Floats:
     """Two a layer, after attention and after the MLP (Megatron-LM), of bf16 activations."""
     rate, latency = shape.link
@@ -204,6 +237,19 @@ def all_reduces(tokens: Floats, shape: Shape) -> Floats:
         "all_reduce", tokens * shape.hidden * 2, shape.tensor_parallel, rate, latency
     )
     return np.asarray(2 * shape.layers * seconds, dtype=np.float64)
+
+
+def experts_exchange(tokens: Floats, shape: Shape) -> Floats:
+    """An all-gather before and a reduce-scatter after the experts of each layer (vLLM's default),
+    of bf16 activations; as many tokens from each engine.
+    """
+    rate, latency = shape.link
+    payload = tokens * shape.gathered * shape.hidden * 2
+    there, back = (
+        collective_seconds(kind, payload, shape.gathered, rate, latency)
+        for kind in ("all_gather", "reduce_scatter")
+    )
+    return np.asarray(shape.layers * (there + back), dtype=np.float64)
 
 
 def _savings(path: Path) -> Savings | None:
@@ -219,44 +265,3 @@ def _savings(path: Path) -> Savings | None:
         return tuple(sizes), tuple(sum(found[name][s]) / len(found[name][s]) for s in sizes)
 
     return Savings(branch("full"), branch("piecewise"))
-
-
-def _skew(folder: Path, about: Mapping[str, Any], shape: Shape) -> Skew | None:
-    path, fit = folder / "skew_fit.csv", _table(about, "skew_fit", folder)
-    if not fit.get("enabled") or not path.is_file():
-        return None
-    names = ("n_label", "skew_rate_label", "kv_big_label", "kp_label")
-    alphas = {}
-    for _, (chunk, alpha, *labels) in rows(
-        path, [("pc", whole), ("alpha", signed), *((name, str) for name in names)]
-    ):
-        bounds = tuple(_bound(label) for label in labels)
-        alphas[(float(chunk), *bounds)] = alpha
-    per_tp, ways = _table(fit, "per_tp", folder), shape.tensor_parallel
-    summary = _table(per_tp, ways if ways in per_tp else str(ways), folder)
-    usual = summary.get("alpha_default", 0.0)
-    if not isinstance(usual, int | float) or not math.isfinite(usual):
-        raise InputError(f"{folder}/meta.yaml: alpha_default is {usual!r} and should be a number")
-    return Skew(
-        alphas,  # type: ignore[arg-type]
-        tuple(tuple(sorted({key[i] for key in alphas})) for i in range(1, 5)),
-        tuple(sorted({key[0] for key in alphas})),
-        float(usual),
-    )
-
-
-def _table(about: Mapping[Any, Any], key: object, folder: Path) -> Mapping[Any, Any]:
-    """The mapping under a key of meta.yaml; empty if there is none."""
-    found = about.get(key) or {}
-    if not isinstance(found, dict):
-        raise InputError(f"{folder}/meta.yaml: {key} is {found!r} and should hold named values")
-    return found
-
-
-def _bound(label: str) -> float:
-    """The upper bound that a label such as "kvB<=16k", "sr<=5%" or "kp=0" names."""
-    found = re.fullmatch(r"\w+(<=|=|>)([\d.]+)([k%]?)", label)
-    if found is None:
-        raise InputError(f"skew_fit.csv: {label!r} is no label such as n<=16")
-    value = float(found[2]) * {"": 1.0, "k": 1024.0, "%": 0.01}[found[3]]
-    return float("inf") if found[1] == ">" else value

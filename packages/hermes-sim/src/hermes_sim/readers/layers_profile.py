@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from crosslayer.errors import InputError
-from hermes_sim.readers.kernel_bundle import Floats, Shape, all_reduces, with_every_count
+from hermes_sim.readers.kernel_bundle import Floats, Shape, collectives, with_every_count
 from hermes_sim.readers.tables import LONGEST_KERNEL_S, Columns, at_most, rows, whole
 from hermes_sim.step_models.axes import Line
 from hermes_sim.step_models.kernel_profile import KernelProfile
@@ -50,9 +50,8 @@ def read_layers_profile(
     for name, line in kernels.items():
         seconds += (1 if name in ONCE else shape.layers) * line.at(points)
     if experts:
-        seconds += shape.layers * _experts(place, experts, points, shape)
-    if shape.tensor_parallel > 1:
-        seconds += all_reduces(points, shape)
+        seconds += shape.layers * _experts(place, experts, points * shape.gathered, shape)
+    seconds += collectives(points, shape)
     return KernelProfile(
         name=f"kernel profile {'/'.join(place.resolve().parts[-4:])}",
         tokens=Line(points, seconds),

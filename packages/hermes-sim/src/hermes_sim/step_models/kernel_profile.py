@@ -17,6 +17,7 @@ import numpy as np
 
 from hermes_sim.step_models.axes import Line, weights
 from hermes_sim.step_models.protocol import Contexts, Floats
+from hermes_sim.step_models.skew import Skew
 
 TABLED = 1 << 17  # tokens and rows up to which times lie in a table
 _ABSENT, _NO_CONTEXT = ((0, 1.0),), ((-1, 1.0),)
@@ -26,10 +27,12 @@ _ABSENT, _NO_CONTEXT = ((0, 1.0),), ((-1, 1.0),)
 class AttentionGrid:
     """seconds[i, j, k, l] of one layer at prefill_chunk, kv_prefill, n_decode and kv_decode (mean
     tokens a call); NaN where nothing was measured. Parts that a batch does not have are at 0.
+    keyed: half of a prompt's own chunk counts on the second axis beside its cached tokens.
     """
 
     axes: tuple[tuple[float, ...], ...]
     seconds: Floats
+    keyed: bool = False
     holes: int = 0
 
     def __post_init__(self) -> None:
@@ -60,39 +63,14 @@ class AttentionGrid:
 
 class Attention(Protocol):
     """Seconds of one layer's attention over a mixed batch. axes: of (chunk, cached, n, context);
-    holes: how often a point was asked for that was not measured.
+    keyed: see `AttentionGrid`; holes: how often a point was asked for that was not measured.
     """
 
     axes: tuple[tuple[float, ...], ...]
+    keyed: bool
     holes: int
 
     def at(self, chunk: float, cached: float, n: float, context: float) -> float: ...
-
-
-@dataclass(frozen=True)
-class Skew:
-    """How far attention over uneven contexts is from their mean towards their maximum.
-
-    seconds = t(mean) + alpha (t(max) - t(mean)). alpha by (prefill chunk, upper bound of n, of the
-    skew rate (mean - min) / (max - min), of the longest context, of kv_prefill), as LLMServingSim
-    fits it; elsewhere `default`.
-    """
-
-    alphas: Mapping[tuple[float, float, float, float, float], float]
-    bounds: tuple[tuple[float, ...], ...]  # of n, skew rate, longest context, kv_prefill
-    chunks: tuple[float, ...]
-    default: float
-
-    def alpha(self, chunk: float, cached: float, n: int, rate: float, longest: float) -> float:
-        """Alpha of a batch."""
-        at = min(bisect_left(self.chunks, chunk), len(self.chunks) - 1)
-        if at and chunk - self.chunks[at - 1] < self.chunks[at] - chunk:
-            at -= 1
-        bins = []
-        for bounds, value in zip(self.bounds, (n, rate, longest, cached), strict=True):
-            bins.append(bounds[min(bisect_left(bounds, value), len(bounds) - 1)])
-        found = self.alphas.get((self.chunks[at], *bins))  # type: ignore[arg-type]
-        return self.default if found is None else found
 
 
 @dataclass(frozen=True)
@@ -151,25 +129,28 @@ class KernelProfile:
         contexts: Contexts,
     ) -> tuple[float, Sequence[float] | None]:
         """See `StepModel`. Prompts count as one chunk whose cache is their mean, by tokens."""
-        chunk = work = 0
+        chunk = work = own = 0
         for new, cached in prefills:
             chunk += new
             work += new * cached
+            own += new * new
         mean, cached_mean = (context / n if n else 0.0), work / chunk
         attention, holes = self.attention, self.attention.holes
+        seen = cached_mean + own / (2 * chunk) if attention.keyed else cached_mean
         seconds = self.overhead_s + self._fixed(chunk + n, rows)
         if self.savings is not None:
             seconds -= self.savings.of(chunk + n, decodes_only=False)
-        per_layer = attention.at(chunk, cached_mean, n, mean)
+        per_layer = attention.at(chunk, seen, n, mean)
         if self.skew is not None and n > 1:
             low, high = _ends(contexts)
             if high > low:
                 rate = (mean - low) / (high - low)
-                alpha = self.skew.alpha(chunk, cached_mean, n, rate, high)
-                per_layer += alpha * (attention.at(chunk, cached_mean, n, high) - per_layer)
+                more = attention.at(chunk, seen, n, high) - per_layer
+                gap = more / per_layer if per_layer > 0 else 0.0
+                per_layer += self.skew.alpha(chunk, cached_mean, n, rate, high, gap) * more
         seconds += self.layers * per_layer
         axes = attention.axes
-        outside = chunk > axes[0][-1] or cached_mean > axes[1][-1] or n > axes[2][-1]
+        outside = chunk > axes[0][-1] or seen > axes[1][-1] or n > axes[2][-1]
         outside = outside or chunk + n > self.token_limit
         if outside or mean > axes[3][-1] or attention.holes > holes:
             self.beyond += 1
@@ -184,25 +165,11 @@ class KernelProfile:
             low, high = _ends(contexts)
             if high > low:
                 rate = (context / n - low) / (high - low)
-                per_layer = per_layer + self._alphas(n, rate, high, steps) * (
-                    line.rising(high + ramp[:steps]) - per_layer
-                )
+                more = line.rising(high + ramp[:steps]) - per_layer
+                gaps = np.divide(more, per_layer, out=np.zeros(steps), where=per_layer > 0)
+                per_layer = per_layer + self.skew.alphas(n, rate, high, gaps) * more
         seconds = fixed + self.layers * per_layer
         return seconds, None if self.watts is None else seconds * self.watts
-
-    def _alphas(self, n: int, rate: float, longest: int, steps: int) -> Floats:
-        """Of each iteration; the same up to the next bound of the longest context."""
-        assert self.skew is not None
-        made = np.empty(steps)
-        start = 0
-        while start < steps:
-            at = longest + start
-            bounds = self.skew.bounds[2]
-            bound = bounds[min(bisect_left(bounds, at), len(bounds) - 1)]
-            end = steps if bound < at else min(steps, int(min(bound - longest, steps)) + 1)
-            made[start:end] = self.skew.alpha(0, 0, n, rate, at)
-            start = end
-        return made
 
     def _fixed(self, tokens: int, rows: int) -> float:
         tabled = tokens < len(self._tokens)

@@ -47,7 +47,7 @@ class SeparateAttention:
             decode.axis,
             _points(decode),
         )
-        self.holes = 0
+        self.keyed, self.holes = False, 0
 
     def at(self, chunk: float, cached: float, n: float, context: float) -> float:
         """Seconds of a mixed batch."""
