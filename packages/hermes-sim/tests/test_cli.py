@@ -38,6 +38,9 @@ def place(tmp_path, bundle):  # noqa: F811
     (tmp_path / "three.csv").write_text(
         "prompts,prompt_tokens,pairs,decodes,context,seconds\n" + "1,2,3,4,5,0.1\n" * 3
     )
+    (tmp_path / "steps.csv").write_text(
+        (tmp_path / "three.csv").read_text() + "1,2,3,4,5,0.1\n" * 9
+    )
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,1,1\n")
     return tmp_path
@@ -63,6 +66,7 @@ def place(tmp_path, bundle):  # noqa: F811
         (["fit", "three.csv", "out.json"], "12 steps"),
         (["fit", "three.csv", "out.json", "--held-out", "1.5"], "--held-out"),
         (["fit", "bytes.csv", "out.json"], "bytes.csv"),
+        (["fit", "steps.csv", "out.json", "--held-out", "0.99"], "leaves 0 to fit"),
         (["traces", "none.csv"], "none.csv"),
         (["traces", "run"], "run"),
         (["traces", "bytes.csv"], "bytes.csv"),

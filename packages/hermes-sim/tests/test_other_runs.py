@@ -133,6 +133,30 @@ def test_a_broken_fit_of_uneven_contexts_is_refused(bundle, axes, more, wrong): 
         read_kernel_bundle(bundle, Shape(layers=2))
 
 
+def test_a_profile_of_other_devices_or_of_no_experts_is_refused(bundle):  # noqa: F811
+    two = Shape(layers=2, hidden=HIDDEN, tensor_parallel=2)
+    (bundle / "meta.yaml").write_text("tp_degrees: [1, 4]")
+    with pytest.raises(InputError, match="tensor parallelism of 1, 4, not of 2"):
+        read_kernel_bundle(bundle, two)
+    (bundle / "tp1").mkdir()
+    for name in ("dense", "per_sequence", "attention"):
+        (bundle / f"{name}.csv").rename(bundle / "tp1" / f"{name}.csv")
+    with pytest.raises(InputError, match="there is no tp2; there are: tp1"):
+        read_kernel_bundle(bundle, two)
+    with pytest.raises(InputError, match="parallelism of 1, not of 2"):
+        read_kernel_bundle(bundle / "tp1", two)
+    assert read_kernel_bundle(bundle, Shape(layers=2)).layers == 2
+    with pytest.raises(InputError, match=r"no moe\.csv, but the model has 8 experts"):
+        read_kernel_bundle(bundle, Shape(layers=2, experts=8, active_experts=2))
+
+
+def test_a_kernel_that_ends_long_before_the_others_was_cut_off(bundle):  # noqa: F811
+    lines = (bundle / "dense.csv").read_text().splitlines()
+    (bundle / "dense.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match="down_proj ends at tokens 64, others at 512; the file"):
+        read_kernel_bundle(bundle, Shape(layers=2))
+
+
 @pytest.fixture
 def place(tmp_path, bundle):  # noqa: F811
     """A folder for a run of a model of two layers."""
@@ -211,7 +235,7 @@ def test_shared_experts_see_the_tokens_of_all_engines_but_not_of_each_card(
 def test_settings_that_are_null_are_as_the_engine_resolved_them(place, bundle):  # noqa: F811
     resolved = {
         "cache_config": {"num_gpu_blocks": 77, "block_size": 32, "enable_prefix_caching": True},
-        "model_config": {"max_model_len": 30},
+        "model_config": {"max_model_len": 60},
         "scheduler_config": {"max_num_seqs": 5, "max_num_batched_tokens": 99},
     }
     nothing = dict.fromkeys(("num_gpu_blocks", "block_size", "enable_prefix_caching"))
@@ -222,7 +246,10 @@ def test_settings_that_are_null_are_as_the_engine_resolved_them(place, bundle): 
     told = ("kv_blocks", "block_tokens", "max_num_seqs", "max_num_batched_tokens")
     assert [found.facts[name] for name in told] == [76, 32, 5, 99]
     assert found.facts["prefix_caching"] and not found.facts["prompts_fit_whole"]
-    assert not found.replayed.calls.finished.any()  # 40 prompt tokens are more than 30
+    longer = engine | {"engine_kwargs": {"max_model_len": 30}}
+    recorded(place, longer, PROMPT, decode)
+    with pytest.raises(InputError, match="none of the 6 requests can be served with 76 KV blocks"):
+        validate(place, bundle)
 
 
 def rewrite(place, change):
@@ -290,6 +317,21 @@ def test_what_a_replay_cannot_know_is_refused_or_noted(place, bundle, capsys):  
     other = {"policy": "priority", "enable_chunked_prefill": False}
     recorded(place, ENGINE | {"resolved_config": {"scheduler_config": other}}, PROMPT, decode)
     assert [note.split(" ")[0] for note in validate(place, bundle).notes] == ["the", "the"]
+
+
+def test_a_profile_of_another_model_is_noted_and_one_without_attention_refused(place, bundle):  # noqa: F811
+    (bundle / "meta.yaml").write_text("model: a/B-Instruct")
+    recorded(place, ENGINE, PROMPT, decode)  # of a/b
+    assert not validate(place, bundle).notes
+    (bundle / "meta.yaml").write_text("model: a/c")
+    assert validate(place, bundle).notes == ("the profile is of a/c, the run of a/b",)
+    assert validate(place, bundle, model="gpt2").iterations
+    with pytest.raises(InputError, match="mamba has no layers of attention"):
+        validate(place, bundle, model="mamba-2.8b")
+    with pytest.raises(
+        InputError, match=r"none\.json: is no config.json of a model: .*No such file"
+    ):
+        validate(place, bundle, model=str(place / "none.json"))
 
 
 def test_an_error_against_nothing_is_no_number(place, bundle, capsys):  # noqa: F811

@@ -56,6 +56,8 @@ def test_traces_of_vidur_splitwise_and_llmservingsim_are_read(tmp_path):
     file.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,10,3\n1.25,20,4\n")
     trace, name = read_any(file)
     assert name == "vidur" and trace.arrival_ns.tolist() == [0, 750_000_000]
+    file.write_text("\ufeff" + file.read_text().replace("\n", "\r\n"))  # as spreadsheets save it
+    assert read_any(file)[0].prompt_tokens.tolist() == [10, 20]
     file.write_text(
         "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n"
         "0,2,0,0.0,1,100,7\n1,2,0,0.5,1,50,9\n"
@@ -94,8 +96,11 @@ def test_traces_of_vidur_splitwise_and_llmservingsim_are_read(tmp_path):
         ),
         (
             '{"arrival_time_ns": 0, "output_toks": 1, "input_toks": 1%s}\n' % ("0" * 30),
-            ":1: a numb",
+            ":1: cannot be read",
         ),
+        ('{"arrival_time_ns": 0, "output_toks": 1, "input_toks": 1.5}\n', ":1: cannot be read"),
+        ('{"arrival_time_ns": 0, "output_toks": -1, "input_toks": 1}\n', ":1: cannot be read"),
+        ('{"arrival_time_ns": 0, "input_toks": 1, "sub_requests": []}\n', ":1: sessions with sub"),
         ('{"input_toks": 1, "x": ' + "[" * 50_000, ":1: cannot be read"),
     ],
 )
@@ -279,3 +284,6 @@ def test_explain_shows_where_a_requests_time_went(capsys, tmp_path):
     assert sum(data["parts_s"].values()) == pytest.approx(data["e2e_s"], abs=1e-12)
     code, _, err = call(capsys, "explain", file, "99")
     assert code == 2 and "'99'" in err
+    file.write_text(PIPELINE.replace("[simulate.stages", "until_s = 1e-6\n[simulate.stages"))
+    code, _, err = call(capsys, "explain", file, "3")
+    assert code == 2 and "no request has ended by until_s" in err

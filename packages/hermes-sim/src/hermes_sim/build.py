@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from crosslayer.contracts.model import Attention, MoE
+from crosslayer.contracts.model import Attention
 from crosslayer.errors import InputError
 from hermes_sim.admission import Site
 from hermes_sim.batching import Batching, batching
@@ -17,6 +17,7 @@ from hermes_sim.client import Client
 from hermes_sim.cluster import Cluster, Group
 from hermes_sim.events import Events
 from hermes_sim.hand_off import HandOff
+from hermes_sim.known_models import shape_of
 from hermes_sim.links import SharedLinks
 from hermes_sim.pipelined import client_of
 from hermes_sim.readers.kernel_bundle import LINK, Shape
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from crosslayer.kinds import Instance, Stack
-    from hermes_sim.params import HermesParams
+from hermes_sim.params import HermesParams
 
 
 def build(stack: Stack, params: HermesParams, seed: int) -> tuple[Cluster, Tape, list[str]]:
@@ -162,14 +163,8 @@ def _profiled(stack: Stack, instance: Instance, params: HermesParams, profile: P
         )
     if profile.is_file():
         return read_fit(profile)
-    spec = instance.model.spec
-    parts = [part for block in spec.blocks for part in block.parts]
-    experts = next((part for part in parts if isinstance(part, MoE)), None)
-    shape = Shape(
-        layers=sum(isinstance(part, Attention) for part in parts),
-        hidden=spec.hidden,
-        experts=experts.experts if experts else 0,
-        active_experts=experts.active if experts else 0,
+    shape = replace(
+        Shape(**shape_of(instance.model.spec)),
         tensor_parallel=instance.tensor_parallel,
         link=_link(stack, instance) or LINK,
     )

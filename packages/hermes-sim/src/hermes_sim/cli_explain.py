@@ -23,6 +23,8 @@ def explain(file: Path, request: str, as_json: bool) -> None:
     """Simulate the pipeline's hermes step and print one request."""
     outcome = simulated(file)
     ids = [str(one) for one in (outcome.ids if outcome.ids is not None else outcome.rows)]
+    if not ids:
+        raise InputError(f"{file}: no request has ended by until_s; raise it")
     if request not in ids:
         raise InputError(f"no request {request!r} has ended; {nearest(request, ids)}")
     row = ids.index(request)

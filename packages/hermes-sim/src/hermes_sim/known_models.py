@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crosslayer.errors import CrosslayerError, InputError
+
+if TYPE_CHECKING:
+    from crosslayer.contracts.model import ModelSpec
 
 NO_CONFIG = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -20,7 +23,7 @@ NO_CONFIG = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursion
 class Model:
     """What must be known of the model: shape, KV bytes of a token, bytes of its weights."""
 
-    shape: Mapping[str, int]
+    shape: Mapping[str, Any]
     kv_bytes_per_token: float
     weight_bytes: float
 
@@ -33,17 +36,16 @@ def find_model(name: str, folder: Path | None = None) -> Model:
     from crosslayer.models.presets import config_names
 
     config = Path(name) if name.endswith(".json") else folder and folder / "config.json"
-    if config is not None and config.is_file():
+    if config is not None and (config.is_file() or name.endswith(".json")):
         try:
-            table = json.loads(config.read_text(encoding="utf-8"))
-            return _of_spec(ModelSpec.from_hf_config(table), table)
+            spec = ModelSpec.from_hf_config(json.loads(config.read_text(encoding="utf-8")))
         except (*NO_CONFIG, CrosslayerError) as error:
             raise InputError(f"{config}: is no config.json of a model: {error}") from None
-    short = re.sub(r"(-instruct|-chat|-hf|-\d{4})+$", "", name.rstrip("/").split("/")[-1].lower())
+        return _of_spec(spec)
+    short = short_name(name)
     if short in config_names():
         text = files("crosslayer.models").joinpath(f"{short}.json").read_text(encoding="utf-8")
-        table = json.loads(text)
-        return _of_spec(ModelSpec.from_hf_config(table), table)
+        return _of_spec(ModelSpec.from_hf_config(json.loads(text)))
     known = tomllib.loads(files("hermes_sim").joinpath("known_models.toml").read_text("utf-8"))
     if short in known:
         one = known[short]
@@ -55,9 +57,30 @@ def find_model(name: str, folder: Path | None = None) -> Model:
     )
 
 
-def _of_spec(spec: Any, table: Mapping[str, Any]) -> Model:
-    shape = {"layers": int(table["num_hidden_layers"]), "hidden": int(table["hidden_size"])}
-    experts = table.get("num_experts") or table.get("num_local_experts")
-    if experts:
-        shape |= {"experts": int(experts), "active_experts": int(table["num_experts_per_tok"])}
+def short_name(name: str) -> str:
+    """A model's name less its owner and the kinds of tuning that do not change its shape."""
+    last = name.rstrip("/").split("/")[-1].lower()
+    return re.sub(r"(-instruct|-chat|-hf|-\d{4})+$", "", last)
+
+
+def _of_spec(spec: ModelSpec) -> Model:
+    shape = shape_of(spec)
+    if not shape["layers"]:
+        raise InputError(
+            f"{spec.name} has no layers of attention, so no profile of kernels fits it"
+        )
     return Model(shape, float(spec.kv_bytes(1, 0)), float(spec.weight_bytes))
+
+
+def shape_of(spec: ModelSpec) -> dict[str, Any]:
+    """Layers of attention, width, experts and how many of them a token wakes."""
+    from crosslayer.contracts.model import Attention, MoE
+
+    parts = [part for block in spec.blocks for part in block.parts]
+    experts = next((part for part in parts if isinstance(part, MoE)), None)
+    return {
+        "layers": sum(isinstance(part, Attention) for part in parts),
+        "hidden": spec.hidden,
+        "experts": experts.experts if experts else 0,
+        "active_experts": experts.active if experts else 0,
+    }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from crosslayer.contracts.requests import RequestTrace
+from crosslayer.errors import InputError
 from hermes_sim.batching import batching
 from hermes_sim.engine_settings import (
     count,
@@ -24,7 +25,7 @@ from hermes_sim.engine_settings import (
     settings,
     table,
 )
-from hermes_sim.known_models import find_model
+from hermes_sim.known_models import find_model, short_name
 from hermes_sim.metrics import Calls, Floats, mean, percentile
 from hermes_sim.readers.engine_run import EngineRun, read_run
 from hermes_sim.readers.kernel_bundle import LINK, Shape
@@ -94,11 +95,14 @@ def validate(
         count(engine, f"{kind}_parallel_size") for kind in ("tensor", "data", "pipeline")
     )
     experts = data * tensor if engine.get("enable_expert_parallel") else 1
-    shape = replace(Shape(**about.shape), tensor_parallel=tensor, expert_parallel=experts)  # type: ignore[arg-type]
+    shape = replace(Shape(**about.shape), tensor_parallel=tensor, expert_parallel=experts)
     if link is None:
         link = link_of(profile_folder, network, shape, stages, notes)
     shape = replace(shape, link=link or LINK)
     steps = read_profile(profile_folder, shape, network=network, overhead_s=overhead_s)
+    profiled, served = steps.about.get("model"), str(run.engine.get("model"))
+    if isinstance(profiled, str) and short_name(profiled) != short_name(served):
+        notes.append(f"the profile is of {profiled}, the run of {served}")
     if engine.get("enforce_eager"):
         steps.savings = None  # without CUDA graphs
     staged = steps if stages == 1 else _in_stages(steps, shape, stages)
@@ -125,6 +129,11 @@ def validate(
         kv_blocks=kv_blocks, block_tokens=block_tokens, clients=data,
         context_tokens=count(engine, "max_model_len", 1 << 40),
     )  # fmt: skip
+    if not replayed.calls.finished.any():
+        raise InputError(
+            f"none of the {len(run)} requests can be served with {kv_blocks} KV blocks of"
+            f" {block_tokens} tokens; give --kv-blocks as the engine had them"
+        )
     facts = {
         "engine": f"vLLM {run.engine.get('vllm_version', '?')}",
         "model": str(run.engine.get("model", "?")),

@@ -10,6 +10,7 @@ lie in a folder above.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -70,9 +71,7 @@ def read_kernel_bundle(
     folder: Path, shape: Shape, *, overhead_s: float = 0.0, watts: float | None = None
 ) -> KernelProfile:
     """The step model of a bundle. Errors: InputError for a file that is missing or broken."""
-    place = folder / f"tp{shape.tensor_parallel}"
-    if not (folder / "dense.csv").is_file() and place.is_dir():
-        folder = place
+    folder = _degree(folder, shape.tensor_parallel)
     if (folder / "linear_attention.csv").is_file():
         raise InputError(
             f"{folder / 'linear_attention.csv'}: layers of linear attention are not priced from"
@@ -84,6 +83,11 @@ def read_kernel_bundle(
     if (folder / "moe.csv").is_file():
         moe = _moe(folder / "moe.csv", shape)
         dense = {name: points for name, points in dense.items() if name not in MLP}
+    elif shape.experts:
+        raise InputError(
+            f"{folder}: there is no moe.csv, but the model has {shape.experts} experts; profile"
+            " them, or name the model that the profile is of"
+        )
     measured = np.unique([point for points in dense.values() for point in points])
     if moe is not None:
         measured = with_every_count(measured)
@@ -108,6 +112,27 @@ def read_kernel_bundle(
     )
 
 
+def _degree(folder: Path, ways: int) -> Path:
+    """Where the kernels of so many tensor-parallel devices lie: here or in tp<N>.
+
+    Errors: InputError where the profile is known to be of other numbers of devices.
+    """
+    if not (folder / "dense.csv").is_file():
+        others = sorted(place.parent.name for place in folder.glob("tp*/dense.csv"))
+        if (folder / f"tp{ways}").is_dir() or not others:
+            place = folder / f"tp{ways}"
+            return place if place.is_dir() else folder
+        raise InputError(f"{folder}: there is no tp{ways}; there are: {', '.join(others)}")
+    named = re.fullmatch(r"tp(\d+)", folder.resolve().name)
+    there = [int(named[1])] if named else read_meta(folder).get("tp_degrees")
+    if isinstance(there, list) and there and ways not in there:
+        degrees = ", ".join(map(str, there))
+        raise InputError(
+            f"{folder}: was profiled for a tensor parallelism of {degrees}, not of {ways}"
+        )
+    return folder
+
+
 def read_meta(folder: Path, name: str = "meta.yaml") -> dict[str, Any]:
     """A YAML file of a bundle or of a folder above it; empty if there is none."""
     import yaml
@@ -129,6 +154,13 @@ def _by_layer(path: Path, size: str) -> dict[str, dict[float, float]]:
         found[layer][at] = time_us * 1e-6
     if not found:
         raise InputError(f"{path}: has no rows; profile at least one layer")
+    ends = {name: max(points) for name, points in found.items()}
+    shortest = min(ends, key=ends.__getitem__)
+    if 2 * ends[shortest] <= max(ends.values()):
+        raise InputError(
+            f"{path}: {shortest} ends at {size} {ends[shortest]}, others at {max(ends.values())};"
+            " the file seems to be cut off"
+        )
     return dict(found)
 
 

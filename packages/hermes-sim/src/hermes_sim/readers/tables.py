@@ -58,11 +58,14 @@ def packed(folder: Path, name: str) -> Path | None:
 
 
 def opened(path: Path) -> IO[str]:
-    """The text of a file that may be packed. Errors: InputError for one that cannot be opened."""
+    """The text of a file that may be packed, less the byte order mark that spreadsheets write.
+
+    Errors: InputError for one that cannot be opened.
+    """
     try:
         if path.suffix == ".xz":
-            return lzma.open(path, "rt", encoding="utf-8", newline="")
-        return path.open(encoding="utf-8", newline="")
+            return lzma.open(path, "rt", encoding="utf-8-sig", newline="")
+        return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -78,7 +78,7 @@ class FittedSteps:
 def fit(table: Mapping[str, Floats], *, held_out: float = 0.2, seed: int = 0) -> FittedSteps:
     """Fit on steps in columns `COLUMNS`; a random share of them is only predicted.
 
-    Errors: InputError for fewer than 12 steps.
+    Errors: InputError for fewer than 12 steps, or than one to fit for each feature.
     """
     from scipy.optimize import nnls
 
@@ -90,6 +90,11 @@ def fit(table: Mapping[str, Floats], *, held_out: float = 0.2, seed: int = 0) ->
     order = np.random.default_rng(seed).permutation(len(seconds))
     held = order[: max(1, round(held_out * len(order)))]
     used = order[len(held) :]
+    if len(used) < len(FEATURES):
+        raise InputError(
+            f"{len(held)} of {len(seconds)} steps are held out, which leaves {len(used)} to fit;"
+            f" at least {len(FEATURES)} are needed"
+        )
     scale = np.maximum(np.abs(design[used]).max(axis=0), 1e-12)
     expected = np.maximum(seconds[used], 1e-9)
     for _ in range(PASSES):
