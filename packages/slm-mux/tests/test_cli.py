@@ -155,6 +155,13 @@ def test_replay_search_scale_and_bench_give_tables_and_json(run: Run, records: s
         (["search", "RECORDS", "--cost", "good=nan"], "needs MODEL=NUMBER"),
         (["ask", "x", "--pool", "missing.toml"], "cannot be read as TOML"),
         (["serve", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
+        (["replay", "RECORDS", "--models", ","], "a pool needs one model or more"),
+        (["replay", "RECORDS", "--models", "good,sure,good"], "names the model 'good' twice"),
+        (["bench", "RECORDS", "--pool", "", "--k", "2"], "a pool needs one model or more"),
+        (["search", "RECORDS", "--cost", "good"], "--cost good: needs MODEL=NUMBER"),
+        (["search", "RECORDS", "--cost", "god=1"], "did you mean 'good'"),
+        (["import", "collect", "RECORDS", "COLLECTED"], "holds something else already"),
+        (["import", "collect", "NEW", "COLLECTED", "COLLECTED"], "is there twice"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -163,11 +170,15 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(
 ) -> None:
     folder = Path(records).parent
     collected = folder / "collected.json"
-    response = {"id": 1, "reference_answer": "4", "samples": [{"response": "4"}]}
+    response = {"question": "2 + 2?", "answer": "4", "samples": [{"model_response": "4"}]}
     collected.write_text(json.dumps({"model": "m", "responses": [response]}), "utf-8")
     names = {"RECORDS": records, "FOLDER": str(folder), "COLLECTED": str(collected)}
+    names["NEW"] = str(folder / "new.jsonl")
+    before = Path(records).read_bytes()
     given = [names.get(one, one) for one in arguments]
     error = run(*given, code=2)
+    assert Path(records).read_bytes() == before
+    assert {one.name for one in folder.iterdir()} == {"records.jsonl", "collected.json"}
     assert said in error
     assert error.startswith("slm-mux: ") and error.count("\n") == 1
 
@@ -218,6 +229,12 @@ def test_serve_at_port_nought_says_where_it_is_and_answers(tmp_path: Path) -> No
         ('pools = 3\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "pools: "),
         ('[pools]\np = "a"\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "pools.p: "),
         ('[pools]\np = []\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "pools.p: "),
+        ('accuracies = {a = 1}\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"', "under its"),
+        (
+            'extractor="nmber"\n[[member]]\nname="a"\naccuracy=1\nuse="smollm2"',
+            "toml: extractor: no",
+        ),
+        ('[[member]]\nname="a"\naccuracy=nan\nuse="smollm2"', "accuracy: "),
     ],
 )
 def test_a_bad_pool_file_is_named_with_its_key(tmp_path: Path, text: str, said: str) -> None:

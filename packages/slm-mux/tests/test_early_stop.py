@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_mux.algorithm import slm_mux
-from slm_mux.early_stop import rounds, settled, unanimous
+from slm_mux.early_stop import rounds, settled, shortcut, unanimous
 
 LETTERS = ["A", "B", "new", "newer", None]
 ACCURACIES = {"m": 0.5, "n": 0.5, "o": 0.7}
@@ -58,6 +59,38 @@ def test_schedules_draw_every_sample_once() -> None:
         drawn = [one for r in rounds("mno", 3, ACCURACIES, schedule) for one in r]  # type: ignore[arg-type]
         assert len(drawn) == 9 and set(drawn) == every
     assert rounds("mno", 3, ACCURACIES, "best-first")[0][0] == ("o", 0)
+
+
+@st.composite
+def _arrivals(draw: st.DrawFn) -> tuple[int, dict[str, list[str | None]], list[tuple[str, int]]]:
+    k = draw(st.integers(1, 3))
+    keys = st.lists(st.sampled_from(["A", "B", None]), min_size=k, max_size=k)
+    table = {model: draw(keys) for model in draw(st.sampled_from(["m", "mn", "om", "nom"]))}
+    return k, table, draw(st.permutations([(model, i) for model in table for i in range(k)]))
+
+
+@given(_arrivals(), st.randoms(use_true_random=False))
+def test_the_shortcut_answers_as_the_first_samples_do_in_whatever_order_samples_end(
+    case: tuple[int, dict[str, list[str | None]], list[tuple[str, int]]], random: Random
+) -> None:
+    k, table, arrivals = case
+
+    def stopped_at(order: list[tuple[str, int]]) -> str | None:
+        seen: dict[str, dict[int, str | None]] = {model: {} for model in table}
+        for model, i in order:
+            seen[model][i] = table[model][i]
+            choice = shortcut(seen, k, ACCURACIES)
+            if choice is not None:
+                return choice.answer
+        raise AssertionError("never")
+
+    firsts = {keys[0] for keys in table.values()}
+    expected = slm_mux(table, ACCURACIES).answer
+    if len(firsts) == 1 and None not in firsts:
+        (expected,) = firsts
+    shuffled = list(arrivals)
+    random.shuffle(shuffled)
+    assert stopped_at(arrivals) == stopped_at(shuffled) == expected
 
 
 def test_unanimous_first_samples_are_told_from_silence() -> None:

@@ -77,6 +77,33 @@ def test_stopping_early_gives_the_same_choice_with_fewer_calls() -> None:
     assert (shortcut.calls, shortcut.stopped) == (2, "unanimous")
 
 
+@pytest.mark.parametrize("schedule", ["parallel", "best-first", "rounds"])
+def test_where_all_first_samples_agree_the_shortcut_gives_their_answer(schedule: str) -> None:
+    def changes_its_mind(words: str, seed: int | None) -> str:
+        return "4" if seed == sample_seed(SEED, "a", 0) else "5"
+
+    backends = {"a": Talker("a", changes_its_mind), "b": Talker("b", lambda w, s: "4")}
+    given = settings(early_stop="unanimous", schedule=schedule)
+    (one,) = answer(backends, given)
+    assert (one.choice.model, one.answer) == ("a", "4")  # of all samples of a most say 5
+    backends["b"] = Talker("b", lambda w, s: str(s))
+    (apart,) = answer(backends, given)
+    assert (apart.choice.model, apart.answer) == ("a", "5")
+
+
+def test_a_model_is_opened_before_the_clock_of_a_question_runs() -> None:
+    a = Talker("a", lambda w, s: "4")
+    answer({"a": a}, settings(accuracies={"a": 1.0}, k=2))
+    assert a.batches == [0, 2]
+
+    class Torn(Talker):
+        def generate(self, prompts: Any, done: Any = None) -> Any:
+            raise OSError("weights are torn")
+
+    with pytest.raises(BackendError, match="a failed: OSError"):
+        answer({"a": Torn("a", lambda w, s: "")}, settings(accuracies={"a": 1.0}))
+
+
 def test_a_failing_member_is_a_member_without_answers_or_an_error() -> None:
     def fails(words: str, seed: int | None) -> str:
         raise RuntimeError("no weights")

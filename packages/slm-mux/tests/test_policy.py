@@ -96,6 +96,14 @@ def test_best_first_asks_nobody_else_when_the_best_agrees_with_itself() -> None:
     assert (one.answer, calls(one)) == ("2", 3)
 
 
+def test_where_all_first_samples_agree_the_shortcut_gives_their_answer() -> None:
+    said = _Said({"small": ["1", "2", "2"], "large": ["1", "2", "3"], "odd": ["1", "4", "4"]})
+    for schedule in ("parallel", "best-first", "rounds"):
+        one = served({"early_stop": "unanimous", "schedule": schedule}, said)
+        assert one.answer == "1"
+    assert served({}, said).answer == "4"
+
+
 def test_lengths_alone_price_the_whole_fan_out_and_answer_nothing() -> None:
     service = IsolatedService(lambda call: (0.01, 0.02))
     (one,) = serve([single("q", 0, 40, 5)], SLMMux(), POOL, service)

@@ -129,24 +129,73 @@ def test_votes_worked_by_hand() -> None:
     assert pooled_vote({"m": [None]}) is None
 
 
-def test_the_collect_format_is_read_with_the_number_after_the_marks(tmp_path: Path) -> None:
+def collected(model: str, *responses: object) -> str:
+    """The JSON that the released code's `collect` writes of one model."""
+    return json.dumps({"model": model, "temperature": 0.3, "responses": responses})
+
+
+def asked(question: str, gold: str, *texts: str, **more: object) -> dict[str, object]:
+    """One of its responses; what it extracts is wrong on purpose."""
+    samples = [
+        {
+            "round": i + 1,
+            "model_response": text,
+            "extracted_answer": "1",
+            "token_usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
+            "is_correct": False,
+        }
+        for i, text in enumerate(texts)
+    ]
+    return {"model": "m", "question": question, "answer": gold, "samples": samples, **more}
+
+
+def test_what_the_released_collect_writes_is_read_anew_and_meets_by_the_question(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "org_name_with_underscores.json"
-    sample = {"response": "#### 4", "extracted_answer": "4"}
-    response = {"id": 1, "reference_answer": "2+2\n#### 4", "samples": [sample, {"response": "5"}]}
-    file.write_text(json.dumps({"model": "org/na_me", "responses": [response]}), "utf-8")
-    (row,) = collect_format(file)
-    assert (row.model, row.qid, row.gold) == ("org/na_me", "1", "4")
-    assert [s.answer for s in row.samples] == ["4", None]
-    file.write_text(json.dumps({"model": "m", "responses": [{"id": 1}]}), "utf-8")
-    with pytest.raises(InputError, match=r"responses\[0\] needs an id"):
-        list(collect_format(file))
-    counted = {"response": "5", "usage": {"prompt_tokens": -1}}
-    for model, samples, said in (
-        ("", [sample], r"responses\[0\] makes no record: model"),
-        ("m", [sample, counted], r"responses\[0\]\.samples\[1\] makes no record: tokens_in"),
+    first = asked("2 + 2?", "2 + 2 is\n#### 4", "#### 4", "#### 1,234")
+    file.write_text(collected("org/na_me", first, asked("3 + 2?", "#### 5", "#### 5")), "utf-8")
+    row, other = collect_format(file)
+    assert (row.model, row.gold, row.temperature) == ("org/na_me", "4", 0.3)
+    assert [(s.text, s.answer, s.tokens_in, s.tokens_out) for s in row.samples] == [
+        ("#### 4", None, 9, 2),
+        ("#### 1,234", None, 9, 2),
+    ]
+    assert table([row], NUMBER).keys["org/na_me"] == (("4", "1234"),)
+    file.write_text(collected("else", asked("3 + 2?", "#### 5", "5"), first), "utf-8")
+    assert [one.qid for one in collect_format(file)] == [other.qid, row.qid] and row.qid != "1"
+
+
+def test_the_names_of_the_other_benchmarks_are_known_and_choices_belong_to_a_question(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "m.json"
+    sample = {"extracted_answer": "B"}
+    maths = {"problem": "Half?", "reference_answer": "\\frac12", "samples": [sample, {}]}
+    physics = {"question": "Why?", "correct_answer": "B", "samples": [sample]}
+    ways = [{**physics, "choices": ["A) x", "B) y"]}, {**physics, "choices": ["A) y", "B) x"]}]
+    file.write_text(collected("m", maths, *ways), "utf-8")
+    rows = list(collect_format(file))
+    assert [s.answer for s in rows[0].samples] == ["B", None]  # all that is there
+    assert len({one.qid for one in rows}) == 3
+    file.write_text(collected("m", physics, physics), "utf-8")
+    with pytest.raises(
+        InputError, match=r"responses\[1\] is the question of .*responses\[0\] again"
     ):
-        bad = {"model": model, "responses": [response | {"samples": samples}]}
-        file.write_text(json.dumps(bad), "utf-8")
+        list(collect_format(file))
+
+
+def test_what_is_none_of_the_released_collect_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "m.json"
+    counted = {"model_response": "5", "token_usage": {"prompt_tokens": -1}}
+    bad = [
+        ("[]", "needs 'model'"),
+        (collected("m", {"id": 1}), r"responses\[0\] needs a question or an id"),
+        (collected("", asked("2?", "2", "2")), r"responses\[0\] makes no record: model"),
+        (collected("m", asked("2?", "2", "2") | {"samples": [counted]}), "tokens_in"),
+    ]
+    for text, said in bad:
+        file.write_text(text, "utf-8")
         with pytest.raises(InputError, match=said):
             list(collect_format(file))
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,10 +19,10 @@ from crosslayer.backends.openai import OpenAIBackend
 from crosslayer.backends.params import OpenAIParams
 from slm_mux.cli import _listening
 from slm_mux.engine import Settings
-from slm_mux.server import Service, create_app
+from slm_mux.server import Service, server_of
 
 openai = pytest.importorskip("openai")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +37,7 @@ def serving(service: Service) -> Iterator[str]:
     """The address of a server in a thread of its own."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(service), log_level="warning", lifespan="on")
-        server = uvicorn.Server(config)
+        server = server_of(service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         end = time.monotonic() + 60
@@ -295,6 +295,21 @@ def test_a_client_that_goes_away_ends_its_calls() -> None:
                 time.sleep(0.02)
             assert made.waiting == 0
         assert len(up.requests) == 2
+
+
+def test_a_server_that_stops_tells_those_who_wait_and_ends() -> None:
+    settings = Settings.model_validate({"accuracies": {"hang": 0.5}, "deadline_s": 600})
+    with Upstream() as up, ThreadPoolExecutor(1) as pool:
+        backends = {"hang": remote(up, "hang")}
+        made = service(backends=backends, settings=settings, pools={}, grace_s=0.5)
+        with serving(made) as url:
+            body = json.dumps({"model": "slm-mux", "messages": said("1")}).encode()
+            waits = pool.submit(posted, url, body)
+            end = time.monotonic() + 30
+            while not made.waiting and time.monotonic() < end:
+                time.sleep(0.02)
+        status, told = waits.result(60)  # the server's thread has ended before
+    assert (status, told["error"]["code"]) == (503, "unavailable")
 
 
 def test_an_upstream_that_hangs_costs_its_deadline_or_nothing() -> None:

@@ -35,6 +35,14 @@ class Callers:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Callers:
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def _open(self) -> None:
         made: dict[int, Caller] = {}
         for name, backend in self._backends.items():
             variant = backend if isinstance(backend, Prompted) else None
@@ -48,7 +56,6 @@ class Callers:
                     )
             caller = made[id(inner)]
             self.by_name[name] = _Before(variant, caller) if variant else caller
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
@@ -96,7 +103,9 @@ class _Remote:
 
 
 class _InThread:
-    """One batch at a time; what is cancelled while it waits is never decoded."""
+    """One batch at a time; what is cancelled while it waits is never decoded. A model is opened
+    before the first question, whose deadline that is no part of.
+    """
 
     def __init__(self, backend: TextBackend, rows: int) -> None:
         self._backend, self._rows = backend, rows
@@ -104,6 +113,10 @@ class _InThread:
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> _InThread:
+        try:
+            await asyncio.to_thread(self._backend.generate, [])
+        except Exception as error:
+            raise self._known(error) from error
         self._worker = asyncio.create_task(self._work())
         return self
 
@@ -134,11 +147,13 @@ class _InThread:
                 for one in batch:
                     await self._decode([one])
             elif not batch[0][1].done():
-                known = isinstance(error, CrosslayerError)
-                batch[0][1].set_exception(
-                    error if known else BackendError(f"{self._backend.model} failed: {error!r}")
-                )
+                batch[0][1].set_exception(self._known(error))
             return
         for (_, answer), generation in zip(batch, made, strict=True):
             if not answer.done():
                 answer.set_result(generation)
+
+    def _known(self, error: Exception) -> CrosslayerError:
+        if isinstance(error, CrosslayerError):
+            return error
+        return BackendError(f"{self._backend.model} failed: {error!r}")

@@ -107,16 +107,9 @@ def serve(
     ] = None,
 ) -> None:
     """Serve an OpenAI-compatible endpoint at http://HOST:PORT/v1; port 0 is any that is free."""
-    from crosslayer.errors import DependencyError
     from slm_mux.callers import Callers
-    from slm_mux.server import Service, create_app
+    from slm_mux.server import Service, server_of
 
-    try:
-        import uvicorn
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "the server needs FastAPI and uvicorn: python -m pip install 'fastapi<1' 'uvicorn<1'"
-        ) from error
     key = os.environ.get(api_key_env, "") if api_key_env else None
     if key == "":
         raise InputError(f"the environment variable {api_key_env} is not set; it must hold the key")
@@ -125,16 +118,17 @@ def serve(
         found.backends, found.settings, found.pools, most_waiting=most_waiting, key=key
     )
 
+    server = server_of(service)
+
     async def opened_once() -> None:
         async with Callers(found.backends):
             pass
 
-    asyncio.run(opened_once())  # a member's missing key is told before anything listens
+    asyncio.run(opened_once())  # a missing key or model is told before anything listens
     with _listening(host, port) as at:
         members, name = ", ".join(found.backends), f"[{host}]" if ":" in host else host
         print(f"slm-mux: {members} at http://{name}:{at.getsockname()[1]}/v1", file=sys.stderr)
-        config = uvicorn.Config(create_app(service), log_level="warning")
-        uvicorn.Server(config).run(sockets=[at])
+        server.run(sockets=[at])
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -121,14 +121,14 @@ def search(
     table = _table(records, extractor, None, common)
     priced: dict[str, float] = {}
     for one in costs or []:
-        model, _, value = one.rpartition("=")
-        table.pool([model])
+        model, equals, value = one.rpartition("=")
         try:
-            priced[model] = float(value)
+            priced[model] = float(value) if equals else math.nan
         except ValueError:
             priced[model] = math.nan
         if not 0 <= priced[model] < math.inf:
             raise InputError(f"--cost {one}: needs MODEL=NUMBER, 0 or more")
+        table.pool([model])
     flags = bits(table, range(len(table.questions)), _correct(correct))
     found = searching(
         flags, sizes=_numbers(sizes) if sizes else None, lam=lam,

@@ -76,11 +76,24 @@ def _first(model: str, other: str, accuracies: Mapping[str, float], order: Seque
     return order.index(model) < order.index(other)
 
 
-def unanimous(seen: Seen) -> bool:
-    """Whether the first samples of all models agree: the shortcut of the paper's appendix.
+def shortcut(seen: Seen, k: int, accuracies: Mapping[str, float]) -> Choice | None:
+    """The shortcut of the paper's appendix: where the first samples of all models agree, their
+    answer, whatever later ones say; else as `settled`. Not lossless.
 
-    Stopping there is not lossless: later samples could have changed the choice.
+    While they may still agree nothing else is settled than their own answer, so which it is does
+    not depend on the order in which samples end.
     """
+    if unanimous(seen):
+        first = {model: {0: samples[0]} for model, samples in seen.items()}
+        return current(first, 1, accuracies)
+    choice = settled(seen, k, accuracies)
+    firsts = {samples[0] for samples in seen.values() if 0 in samples}
+    apart = len(firsts) > 1 or None in firsts
+    return choice if apart or (choice is not None and choice.answer in firsts) else None
+
+
+def unanimous(seen: Seen) -> bool:
+    """Whether the first samples of all models are there and agree."""
     first = {samples.get(0) for samples in seen.values()}
     return len(first) == 1 and None not in first
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from crosslayer.backends.protocol import BackendError, Prompt, Sample, Sampling
 from crosslayer.contracts.base import Value
@@ -22,7 +22,7 @@ from crosslayer.contracts.calls import Message
 from crosslayer.errors import CrosslayerError, InputError, nearest
 from slm_mux.algorithm import Choice
 from slm_mux.callers import Caller, Callers
-from slm_mux.early_stop import Schedule, current, rounds, settled, unanimous
+from slm_mux.early_stop import Schedule, current, rounds, settled, shortcut, unanimous
 from slm_mux.extract import Extractor, Found, extractor
 
 Stopped = Literal["all samples", "settled", "unanimous", "deadline", "budget"]
@@ -51,13 +51,14 @@ class Settings(Value):
     most_tokens: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
 
-    @model_validator(mode="after")
-    def _an_extractor_is_known(self) -> Settings:
+    @field_validator("extractor")
+    @classmethod
+    def _an_extractor_is_known(cls, value: str) -> str:
         try:
-            extractor(self.extractor)
+            extractor(value)
         except InputError as error:
             raise ValueError(str(error)) from None
-        return self
+        return value
 
     def changed(self, **changes: object) -> Settings:
         """With other values. Errors: InputError for one that is not allowed."""
@@ -66,8 +67,8 @@ class Settings(Value):
             return Settings.model_validate(given | changes)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InputError(f"{where or 'settings'}: {first['msg']}") from None
+            where, what = ".".join(map(str, first["loc"])), first["msg"]
+            raise InputError(f"{where}: {what.removeprefix('Value error, ')}") from None
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ class _Question:
         self.seen: dict[str, dict[int, str | None]] = {name: {} for name in names}
         self.samples: dict[tuple[str, int], tuple[Found | None, Sample, int]] = {}
         self.failures: dict[tuple[str, int], str] = {}
+        self.choice: Choice | None = None  # once it is certain
 
     async def run(self, messages: tuple[Message, ...]) -> Answered:
         loop = asyncio.get_running_loop()
@@ -233,19 +235,19 @@ class _Question:
 
     def _why_stop(self, any_ended: bool) -> Stopped | None:
         settings = self.settings
-        if settings.early_stop != "never" and len(self.samples) + len(self.failures) < (
-            len(self.seen) * settings.k
-        ):
-            if settled(self.seen, settings.k, self.accuracies) is not None:
-                return "settled"
-            if settings.early_stop == "unanimous" and unanimous(self.seen):
-                return "unanimous"
+        whole = len(self.samples) + len(self.failures) == len(self.seen) * settings.k
+        if settings.early_stop == "unanimous":
+            self.choice = shortcut(self.seen, settings.k, self.accuracies)
+        elif settings.early_stop == "lossless" and not whole:
+            self.choice = settled(self.seen, settings.k, self.accuracies)
+        if self.choice is not None and not whole:
+            agreed = settings.early_stop == "unanimous" and unanimous(self.seen)
+            return "unanimous" if agreed else "settled"
         if not any_ended:
             return "deadline"
         spent = sum(tokens + one.tokens for _, one, tokens in self.samples.values())
-        if settings.most_tokens is not None and spent >= settings.most_tokens:
-            whole = len(self.samples) + len(self.failures) == len(self.seen) * settings.k
-            return None if whole else "budget"
+        if settings.most_tokens is not None and spent >= settings.most_tokens and not whole:
+            return "budget"
         return None
 
     def _answered(self, stopped: Stopped, seconds: float) -> Answered:
@@ -257,7 +259,7 @@ class _Question:
             reasons = "; ".join(list(self.failures.values())[:2])
             kind = DeadlineError if stopped == "deadline" else BackendError
             raise kind(f"no member answered ({stopped}){': ' + reasons if reasons else ''}")
-        choice = current(self.seen, settings.k, self.accuracies)
+        choice = self.choice or current(self.seen, settings.k, self.accuracies)
         found, sample = self._winner(choice)
         warnings = []
         if not settings.temperature and settings.k > 1:

@@ -7,6 +7,7 @@ nothing of the solution away, not draws at one temperature; records made of it s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ PROMPTS = (
     "Problem C w/o H",
     "Root C w/o H",
 )
+# What the released code calls the right answer: by benchmark, and what its loader also takes.
+GOLD = ("reference_answer", "answer", "correct_answer", "reference")
 
 
 def champ_file(progress: Progress | None = None) -> Path:
@@ -73,40 +76,61 @@ def _one_number(gold: str) -> str | None:
 
 
 def collect_format(file: Path) -> Iterator[Row]:
-    """Records of the JSON that the released code's `collect` writes: a model, and responses with
-    samples that hold extracted_answer.
+    """Records of the JSON that the released code's `collect` writes: responses, each with a
+    question, a reference answer and samples.
 
-    The model's name is taken from the file's content, never made from its name. Errors: InputError
-    naming what is missing.
+    Questions have no ids there: a hash of the question's words and choices is one, so that the
+    files of several models meet. Texts are kept and read anew; an extracted answer counts only
+    where there is no text (theirs reads "#### 1,234" as 1). The model's name is taken from the
+    file's content, never made from its name. Errors: InputError naming what is missing or twice.
     """
     data = _json(file)
-    model = data.get("model") if isinstance(data, dict) else None
-    responses = data.get("responses") if isinstance(data, dict) else None
+    data = data if isinstance(data, dict) else {}
+    model, responses = data.get("model"), _first(data, "responses", "results")
     if not isinstance(model, str) or not isinstance(responses, list):
         raise InputError(f"{file}: needs 'model', a name, and 'responses', a list")
+    places: dict[str, str] = {}
     for i, response in enumerate(responses):
         where = f"{file}: responses[{i}]"
         if not isinstance(response, dict):
             raise InputError(f"{where} is no object")
-        qid = _first(response, "id", "question_id", "unique_id")
-        gold = _first(response, "reference_answer", "answer", "gold")
+        qid, gold = _qid(response), _first(response, *GOLD)
         samples = response.get("samples")
         if qid is None or gold is None or not isinstance(samples, list) or not samples:
-            raise InputError(f"{where} needs an id, a reference_answer and samples")
+            raise InputError(
+                f"{where} needs a question or an id, a reference answer ({', '.join(GOLD)}) and"
+                " samples"
+            )
+        if places.setdefault(qid, where) != where:
+            raise InputError(f"{where} is the question of {places[qid]} again")
         read = tuple(_sample(f"{where}.samples[{j}]", one) for j, one in enumerate(samples))
         try:
-            row = Row(model=model, qid=str(qid), gold=_final(str(gold)), samples=read)
+            row = Row(
+                model=model, qid=qid, gold=_final(str(gold)), samples=read,
+                temperature=data.get("temperature"),
+            )  # fmt: skip
         except ValidationError as error:
             raise _no_record(where, error) from None
         yield row
 
 
+def _qid(response: dict[str, Any]) -> str | None:
+    own = _first(response, "id", "question_id", "unique_id")
+    if own is not None:
+        return str(own)
+    words = _first(response, "question", "problem", "prompt")
+    if words is None:
+        return None
+    asked = json.dumps([words, response.get("choices")])
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
 def _sample(where: str, one: Any) -> Recorded:
     if not isinstance(one, dict):
         raise InputError(f"{where} is no object")
-    answer = one.get("extracted_answer")
-    text = _first(one, "response", "text", "content")
-    usage = one.get("usage")
+    text = _first(one, "model_response", "response")
+    answer = _first(one, "extracted_answer", "extracted") if text is None else None
+    usage = one.get("token_usage")
     counts = usage if isinstance(usage, dict) else {}
     try:
         return Recorded(

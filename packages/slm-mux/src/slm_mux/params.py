@@ -35,8 +35,8 @@ class SLMMuxParams(BaseModel):
     )
     early_stop: Literal["lossless", "unanimous", "never"] = Field(
         "lossless",
-        description="lossless: when no outstanding sample can change the choice. unanimous: also "
-        "when all first samples agree, which can change it.",
+        description="lossless: when no outstanding sample can change the choice. unanimous: where "
+        "all first samples agree their answer, which need not be the choice of all samples.",
     )
     schedule: Literal["parallel", "best-first", "rounds"] = Field(
         "parallel",

@@ -22,7 +22,7 @@ from crosslayer.contracts.serving import (
     Wait,
 )
 from crosslayer.errors import ComponentError, InputError
-from slm_mux.early_stop import current, rounds, settled, unanimous
+from slm_mux.early_stop import rounds, settled, shortcut
 from slm_mux.extract import Found, alone, extractor
 from slm_mux.params import SLMMuxParams
 
@@ -65,9 +65,9 @@ class SLMMux:
                 found.setdefault((model, one.key), one)
         whole = len(results) == k * len(seen)
         choice = None
-        if whole or (early == "unanimous" and unanimous(seen)):
-            choice = current(seen, k, self._accuracies)
-        elif early != "never":
+        if early == "unanimous":
+            choice = shortcut(seen, k, self._accuracies)
+        elif whole or early == "lossless":
             choice = settled(seen, k, self._accuracies)
         if choice is not None:
             winner = found.get((choice.model or "", choice.answer or ""))

@@ -77,6 +77,8 @@ def pool_of(data: dict[str, Any], where: str, folder: Path) -> PoolFile:
     tables, pools = data.pop("member", []), data.pop("pools", {})
     if not isinstance(tables, list) or not tables:
         raise InputError(f"{where}: needs a [[member]] or more")
+    if "accuracies" in data:
+        raise InputError(f"{where}: accuracies: each stands under its [[member]], as 'accuracy'")
     backends: dict[str, TextBackend] = {}
     accuracies: dict[str, float] = {}
     for number, table in enumerate(tables):
@@ -104,9 +106,10 @@ def _valid(model: type[BaseModel], values: Any, where: str) -> BaseModel:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"]))
+        what = first["msg"].removeprefix("Value error, ")
         known = [name for name in model.model_fields if name != "accuracies"]
         hint = f"; {nearest(key, known)}" if first["type"] == "extra_forbidden" else ""
-        raise InputError(f"{where}: {key or 'it'}: {first['msg']}{hint}") from None
+        raise InputError(f"{where}: {key or 'it'}: {what}{hint}") from None
 
 
 def _backend(member: Any, values: dict[str, Any], where: str, folder: Path) -> TextBackend:

@@ -62,8 +62,14 @@ class Table:
         return {model: self.keys[model][question] for model in self.models}
 
     def pool(self, models: Sequence[str]) -> Table:
-        """The same questions for some models. Errors: InputError for an unknown one."""
+        """The same questions for some models. Errors: InputError for none, or for one that is
+        unknown or named twice.
+        """
+        if not models:
+            raise InputError(f"a pool needs one model or more; known: {', '.join(self.models)}")
         for model in models:
+            if models.count(model) > 1:
+                raise InputError(f"the pool names the model {model!r} twice")
             if model not in self.models:
                 raise InputError(
                     f"the records hold no model {model!r}; {nearest(model, self.keys)}"
@@ -112,14 +118,27 @@ def rows_of(raw: bytes, file: Path) -> tuple[Row, ...]:
 
 
 def write_rows(rows: Iterable[Row], file: Path) -> int:
-    """Write rows; how many."""
+    """Write rows; how many. Errors: InputError for a row that is there twice, and where the file
+    holds something else already: it may have taken hours to record.
+    """
+    rows = tuple(rows)
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        if (row.model, row.qid) in seen:
+            raise InputError(f"{row.model} on question {row.qid!r} is there twice")
+        seen.add((row.model, row.qid))
     lines = [
         json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False, sort_keys=True) + "\n"
         for row in rows
     ]
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(lines), encoding="utf-8")
+        text = "".join(lines).encode()
+        if file.exists() and file.read_bytes() != text:
+            raise InputError(f"{file}: holds something else already; write to another file")
+        part = file.with_name(f"{file.name}.part")
+        part.write_bytes(text)
+        part.replace(file)
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror}") from error
     return len(lines)

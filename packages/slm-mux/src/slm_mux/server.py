@@ -9,22 +9,28 @@ from __future__ import annotations
 import asyncio
 import hmac
 import string
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
 from crosslayer.backends.protocol import BackendError, TextBackend
-from crosslayer.errors import CrosslayerError, InputError
+from crosslayer.errors import CrosslayerError, DependencyError, InputError
 from slm_mux.callers import Callers
 from slm_mux.engine import Answered, DeadlineError, Engine, Settings
 from slm_mux.wire import NAME, ChatRequest, Refused, completion, events, read_request
 
+INSTALL = "the server needs FastAPI and uvicorn: python -m pip install 'fastapi<1' 'uvicorn<1'"
 LARGEST_BODY = 4_000_000  # bytes
+LOOKS_S = 0.5  # between two looks whether an answer is still waited for
 
 
 class Service:
-    """What the endpoint serves: an engine, the names of pools, how many answers at one time."""
+    """What the endpoint serves: an engine, the names of pools, how many answers at one time.
+
+    grace_s: seconds that answers under way have left when the server is told to stop. `stopping`
+    says that it was; `server_of` sets it.
+    """
 
     def __init__(
         self,
@@ -35,10 +41,12 @@ class Service:
         most_waiting: int = 64,
         rows: int = 32,
         key: str | None = None,
+        grace_s: float = 5.0,
     ) -> None:
         self.settings, self.pools = settings, dict(pools or {})
-        self.most_waiting, self.key = most_waiting, key
+        self.most_waiting, self.key, self.grace_s = most_waiting, key, grace_s
         self.waiting = 0
+        self.stopping: Callable[[], bool] = lambda: False
         self._backends, self._rows = backends, rows
         self._engine: Engine | None = None
 
@@ -68,7 +76,7 @@ class Service:
             known = ", ".join(self.models)
             raise Refused(404, f"the model {asked.model!r} does not exist; there are: {known}",
                           code="model_not_found", param="model")  # fmt: skip
-        if self._engine is None:
+        if self._engine is None or self.stopping():
             raise Refused(503, "the server is starting or stopping; try again", code="unavailable")
         if self.waiting >= self.most_waiting:
             raise Refused(429, f"{self.waiting} answers are being made, the most at one time; try "
@@ -95,16 +103,12 @@ class Service:
 
 def create_app(service: Service) -> Any:
     """The FastAPI application. Errors: DependencyError without FastAPI."""
-    from crosslayer.errors import DependencyError
-
     try:
         from fastapi import FastAPI, Request
         from fastapi.exceptions import HTTPException
         from fastapi.responses import JSONResponse, Response, StreamingResponse
     except ModuleNotFoundError as error:
-        raise DependencyError(
-            "the server needs FastAPI and uvicorn: python -m pip install 'fastapi<1' 'uvicorn<1'"
-        ) from error
+        raise DependencyError(INSTALL) from error
     app = FastAPI(title=NAME, lifespan=service.running)
 
     def refusal(error: Refused) -> Response:
@@ -148,7 +152,7 @@ def create_app(service: Service) -> Any:
     async def chat(request: Request) -> Response:
         allowed(request)
         asked = read_request(await _body(request))
-        answered = await _while_connected(request, service.chat(asked))
+        answered = await _while_wanted(request, service, service.chat(asked))
         body = completion(asked.model, answered, asked.slm_mux.return_votes)
         headers = {
             # A header is ASCII; a member's name need not be.
@@ -173,6 +177,18 @@ def create_app(service: Service) -> Any:
     return app
 
 
+def server_of(service: Service) -> Any:
+    """uvicorn's server of it, to be run on sockets. Errors: DependencyError without uvicorn."""
+    try:
+        import uvicorn
+    except ModuleNotFoundError as error:
+        raise DependencyError(INSTALL) from error
+    config = uvicorn.Config(create_app(service), log_level="warning", lifespan="on")
+    server = uvicorn.Server(config)
+    service.stopping = lambda: server.should_exit
+    return server
+
+
 async def _body(request: Any) -> bytes:
     made = bytearray()
     async for part in request.stream():
@@ -182,19 +198,24 @@ async def _body(request: Any) -> bytes:
     return bytes(made)
 
 
-async def _while_connected(request: Any, work: Any) -> Answered:
-    """The result of `work`, which is cancelled when the client goes away."""
+async def _while_wanted(request: Any, service: Service, work: Any) -> Answered:
+    """The result of `work`, which is cancelled when the client goes away or the server stops."""
     task: asyncio.Task[Answered] = asyncio.ensure_future(work)
 
-    async def gone() -> None:
-        while not await request.is_disconnected():
-            await asyncio.sleep(0.5)
+    async def unwanted() -> Refused:
+        left = service.grace_s
+        while left > 0:
+            if await request.is_disconnected():
+                return Refused(499, "the client went away")
+            await asyncio.sleep(LOOKS_S)
+            left -= LOOKS_S if service.stopping() else 0.0
+        return Refused(503, "the server stops; ask another, or try again", code="unavailable")
 
-    watch = asyncio.create_task(gone())
+    watch = asyncio.create_task(unwanted())
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Refused(499, "the client went away")
+            raise watch.result()
         return task.result()
     finally:
         for one in (task, watch):
