@@ -102,6 +102,37 @@ def test_collect_goes_on_where_it_was_interrupted(run: Run, tmp_path: Path) -> N
     assert all(len(row.samples) == 3 and row.samples[0].tokens_out == 3 for row in found)
 
 
+def test_a_member_that_fails_and_a_full_disk_cost_collect_nothing_that_was_said(
+    run: Run, tmp_path: Path
+) -> None:
+    questions, out = tmp_path / "questions.jsonl", tmp_path / "out.jsonl"
+    rows = [{"id": str(i), "prompt": f"is it {i}?", "answer": "4"} for i in range(9)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with Upstream() as up:
+        file = Path(pool(up, tmp_path))
+        working = file.read_text("utf-8")
+        file.write_text(working.replace('"say 4"', '"fail"\nattempts = 1'), "utf-8")
+        command = ["collect", str(questions), str(out), "--pool", str(file), "--samples", "1"]
+        assert "fail at" in run(*command, code=4)
+        assert {row.model for row in read_rows(out)} == {"b"} and len(read_rows(out)) == 9
+        file.write_text(working, "utf-8")
+        code = (
+            "import resource, sys\n"
+            "from slm_mux.cli import main\n"
+            "limit = int(sys.argv[1])\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
+            "main(sys.argv[2:])\n"
+        )
+        limit = str(out.stat().st_size + 300)  # a row, and a piece of the next
+        full = subprocess.run(
+            [sys.executable, "-c", code, limit, *command], capture_output=True, text=True
+        )
+        assert full.returncode == 2 and "the same command goes on" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert "8 new rows" in run(*command)
+    assert len(read_rows(out)) == 18
+
+
 def test_collect_touches_no_file_that_is_none_of_records(run: Run, tmp_path: Path) -> None:
     questions, other = tmp_path / "questions.jsonl", tmp_path / "other.jsonl"
     asked = json.dumps({"id": "1", "prompt": "is it 1?", "answer": "4"})

@@ -6,10 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
-from crosslayer.backends.protocol import Generation, OnDone, Prompt, Sampling, TextBackend
+from crosslayer.backends.protocol import (
+    BackendError,
+    Generation,
+    OnDone,
+    Prompt,
+    Sampling,
+    TextBackend,
+)
 from crosslayer.errors import InputError
 from crosslayer.filelock import exclusive
 from crosslayer.progress import Progress
@@ -33,8 +40,9 @@ def collect(
     """Ask every member every question that the file lacks, `samples` times; how many rows are new.
 
     A line that an interruption cut is dropped and its question asked again. Errors: InputError
-    where the file is none of records, or holds other samples or other questions than asked for;
-    BackendError where a member gave no answer to some, after the others were written.
+    where the file is none of records, holds other samples or other questions than asked for, or
+    cannot be written; BackendError where a member gave no answer to some, after all that the
+    others said was written.
     """
     progress = progress or Progress()
     waits = f"{file}: another collect writes to it; waiting for it to end"
@@ -54,10 +62,10 @@ def _collect(
     progress: Progress,
     there: Collection[tuple[str, str]],
 ) -> int:
-    new = 0
+    new, failed = 0, []
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        opened = file.open("a", encoding="utf-8")
+        opened = file.open("ab", buffering=0)
     except OSError as error:
         raise InputError(f"{file}: cannot be written: {error.strerror}") from error
     with opened as out:
@@ -66,26 +74,43 @@ def _collect(
             progress.say(f"{name}: {len(missing)} of {len(questions)} questions to ask")
             if missing:
                 prompts = [_prompt(one, name, samples, sampling, seed) for one in missing]
-                backend.generate(prompts, _writer(out, name, missing, sampling, progress))
+                try:
+                    backend.generate(prompts, _writer(out, name, missing, sampling, progress))
+                except BackendError as error:
+                    progress.say(f"{name}: {error}")
+                    failed.append(error)
                 new += len(missing)
+    if failed:
+        raise failed[0]
     return new
 
 
 def _writer(
-    out: TextIO, name: str, asked: Sequence[Question], sampling: Sampling, progress: Progress
+    out: FileIO, name: str, asked: Sequence[Question], sampling: Sampling, progress: Progress
 ) -> OnDone:
     written = 0
 
     def write(i: int, made: Generation) -> None:
         nonlocal written
         row = _row(name, asked[i], made, sampling.temperature)
-        out.write(json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n")
-        out.flush()
+        line = json.dumps(row.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
+        _append(out, line.encode())
         written += 1
         if written % 50 == 0:
             progress.say(f"{name}: {written} of {len(asked)}")
 
     return write
+
+
+def _append(out: FileIO, line: bytes) -> None:
+    try:
+        while line:
+            line = line[out.write(line) :]
+    except OSError as error:  # a full disk
+        raise InputError(
+            f"{out.name}: cannot be written: {error.strerror}; it keeps what was recorded, and the"
+            " same command goes on with it"
+        ) from error
 
 
 def _prompt(asked: Question, name: str, samples: int, sampling: Sampling, seed: int) -> Prompt:
