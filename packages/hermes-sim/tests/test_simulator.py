@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 from conftest import (
     TINY,
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from crosslayer.contracts.calls import LLMCall, Request, Stage, single
 from crosslayer.contracts.network import Link, Topology
 from crosslayer.contracts.requests import RequestTrace
-from crosslayer.errors import InputError
+from crosslayer.errors import DependencyError, InputError
 from crosslayer.kinds import Stack
 from crosslayer.serve import OneCall
 from hermes_sim.batching import SCHEDULERS
@@ -47,10 +48,28 @@ def test_a_report_holds_latencies_files_and_a_trace_that_chrome_reads(context):
     with (context.output / "requests.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 30 and float(rows[0]["ttft_s"]) > 0
+    for row in rows:
+        parts = sum(float(value) for name, value in row.items() if name.startswith("part_"))
+        assert parts == pytest.approx(float(row["e2e_s"]), abs=1e-12)
     events = json.loads((context.output / "trace.json").read_text())["traceEvents"]
     assert {"X", "M"} == {event["ph"] for event in events}
     shares = [row[4] for row in report.table("breakdown").rows]
     assert sum(shares) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_file_of_requests_is_the_same_as_parquet(context):
+    for kind in ("csv", "parquet"):
+        params = HermesParams.model_validate({"requests_file": kind, "chrome_trace": False})
+        Hermes(params).simulate(tiny_stack(), poisson_trace(20, 50), context)
+    text = pandas.read_csv(context.output / "requests.csv", dtype={"request": str})
+    packed = pandas.read_parquet(context.output / "requests.parquet")
+    pandas.testing.assert_frame_equal(text, packed)
+
+
+def test_without_pyarrow_a_file_in_parquet_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("hermes_sim.simulator.find_spec", lambda name: None)
+    with pytest.raises(DependencyError, match=r"needs pandas.*or write 'csv'"):
+        Hermes(HermesParams(requests_file="parquet"))
 
 
 def test_run_ahead_and_single_iterations_agree_on_an_accelerator():

@@ -231,6 +231,21 @@ def request_rows(outcome: Outcome, count: int | None = None) -> list[tuple[Cell,
     return rows
 
 
+def file_columns(outcome: Outcome) -> tuple[Column, ...]:
+    """`REQUEST_COLUMNS` and the parts of the end-to-end time, which add up to it."""
+    parts = [
+        Column(name=f"part {name}", unit="s", provenance="modelled") for name in outcome.breakdown
+    ]
+    return (*REQUEST_COLUMNS, *parts)
+
+
+def file_rows(outcome: Outcome) -> list[tuple[Cell, ...]]:
+    """All requests in `file_columns`."""
+    spent = [(nanoseconds / 1e9).tolist() for nanoseconds in outcome.breakdown.values()]
+    parts = zip(*spent, strict=True) if spent else [()] * len(outcome)
+    return [(*row, *more) for row, more in zip(request_rows(outcome), parts, strict=True)]
+
+
 def request_table(shown: Shown) -> Table:
     """The first requests."""
     wanted, there = shown.params.table_rows, len(shown.outcome)

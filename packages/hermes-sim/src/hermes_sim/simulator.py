@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,9 @@ import numpy as np
 from crosslayer.backends.members import MemberBackend
 from crosslayer.call_service import stack_pool
 from crosslayer.contracts.calls import LAST_NS, Request
-from crosslayer.contracts.report import Report, WrittenFile
+from crosslayer.contracts.report import Column, Report, WrittenFile
 from crosslayer.contracts.serving import Pool, PoolMember
-from crosslayer.errors import InputError
+from crosslayer.errors import DependencyError, InputError
 from crosslayer.policy_loop import PolicyLoop
 from crosslayer.serve import LengthsOnly, OneCall, serve_each
 from crosslayer.traces.closed_loop import ClosedLoop, serve_closed
@@ -27,7 +28,7 @@ from hermes_sim.flows import Flows, known_groups, needs_flows
 from hermes_sim.metrics import Calls
 from hermes_sim.outcome import Outcome, of_calls
 from hermes_sim.params import HermesParams
-from hermes_sim.report import REQUEST_COLUMNS, Shown, figures, metrics, request_rows, tables
+from hermes_sim.report import Shown, figures, file_columns, file_rows, metrics, tables
 from hermes_sim.served import ServedRows
 from hermes_sim.service import HermesService
 from hermes_sim.stages import StageTimes
@@ -43,6 +44,8 @@ class Hermes:
 
     def __init__(self, params: HermesParams | None = None) -> None:
         self.params = params or HermesParams()
+        if self.params.requests_file == "parquet":
+            _find("pandas", "pyarrow")
 
     def service(self, stack: Stack) -> HermesService:
         """A `CallService` over the stack's instances. Routing by chance takes the seed 0."""
@@ -189,11 +192,11 @@ class Hermes:
     ) -> list[WrittenFile]:
         folder.mkdir(parents=True, exist_ok=True)
         files = []
-        rows = request_rows(outcome)
+        columns, rows = file_columns(outcome), file_rows(outcome)
         if self.params.requests_file == "parquet":
-            files.append(_write_parquet(folder / "requests.parquet", rows))
+            files.append(_write_parquet(folder / "requests.parquet", columns, rows))
         else:
-            files.append(write_csv(folder / "requests.csv", "requests", REQUEST_COLUMNS, rows))
+            files.append(write_csv(folder / "requests.csv", "requests", columns, rows))
         if self.params.chrome_trace:
             path = folder / "trace.json"
             write_chrome_trace(path, tape, cluster.clients, outcome)
@@ -201,12 +204,23 @@ class Hermes:
         return files
 
 
-def _write_parquet(path: Path, rows: Sequence[Sequence[object]]) -> WrittenFile:
+def _find(*modules: str) -> None:
+    """Errors: DependencyError for a module that is not installed."""
+    for name in modules:
+        if find_spec(name) is None:
+            raise DependencyError(
+                f"requests_file = 'parquet' needs {name}, which is not installed; install the core"
+                " with its extra 'data', or write 'csv'"
+            )
+
+
+def _write_parquet(
+    path: Path, columns: Sequence[Column], rows: Sequence[Sequence[object]]
+) -> WrittenFile:
     from crosslayer.contracts.shown import data_frame
 
     names = [
-        column.name.replace(" ", "_") + ("_s" if column.unit == "s" else "")
-        for column in REQUEST_COLUMNS
+        column.name.replace(" ", "_") + ("_s" if column.unit == "s" else "") for column in columns
     ]
     data_frame(names, rows).to_parquet(path, index=False)
     return written(path, "requests", "application/vnd.apache.parquet")
