@@ -310,6 +310,7 @@ def test_cells_that_wait_for_their_pair_pay_for_the_index_and_its_comparison() -
         (ops.Gemm(m=1, k=64, n=64), "macros hold 8-bit integers, not bf16"),
         (ops.Gemm(m=1, k=64, n=64, stationary="activation"), "two activations"),
         (ops.Elementwise(elements=4), "prices no Elementwise"),
+        (gemm("1:5"), r"1:5: activations come in pairs; .*an even M"),
         (gemm("8:16"), r"8:16 needs 8 activation pairs .*hardware = \"flexcim\""),
     ],
 )

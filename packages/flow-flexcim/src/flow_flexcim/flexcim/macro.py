@@ -63,9 +63,11 @@ def placement(pattern: NMSparsity | None, macro: Macro) -> Placement | str:
     slots = 1 << (pattern.n - 1).bit_length()
     if slots >= pattern.m:
         return dense
-    if pattern.m % 2 or pattern.m > 2 * macro.pairs:
+    if pattern.m % 2:
+        return f'{pattern}: activations come in pairs; plan with hardware = "flexcim" (an even M)'
+    if pattern.m > 2 * macro.pairs:
         return (
-            f"{pattern} needs {pattern.m / 2:g} activation pairs at a selector and the macro has "
+            f"{pattern} needs {pattern.m // 2} activation pairs at a selector and the macro has "
             f'{macro.pairs}; plan with hardware = "flexcim" (M = 4 or 8), or set pairs'
         )
     if slots <= macro.sub_macros:
@@ -73,7 +75,7 @@ def placement(pattern: NMSparsity | None, macro: Macro) -> Placement | str:
     else:
         groups = macro.rows // ceil(slots / macro.sub_macros)
     if not groups:
-        return f"{pattern} needs {slots} cells a group, more than {macro.rows} rows hold"
+        return f"{pattern} needs {slots} cells a group, more than {macro.rows} rows hold; set rows"
     return Placement(slots, pattern.m, groups * pattern.m)
 
 
