@@ -105,6 +105,8 @@ def test_the_rows_of_the_tables_add_up_to_the_totals() -> None:
     assert sum(row[9] for row in table.rows) == pytest.approx(seconds)  # type: ignore[misc]
     assert sum(row[10] for row in table.rows) == pytest.approx(joules)  # type: ignore[misc]
     assert sum(int(row[4]) for row in table.rows) == 32 * 7 + 1  # type: ignore[arg-type]
+    for row in table.rows:  # energy, then its parts, leakage last
+        assert sum(row[11:]) == pytest.approx(row[10]) and row[-1] > 0  # type: ignore[arg-type,operator]
     presets = preset_table(spec, params, 8)
     assert presets.rows[0][:3] == ("flexible", seconds, joules)
 
@@ -118,6 +120,8 @@ def test_a_report_reads_from_here_and_leaves_a_pipeline_of_the_users_alone(
     report = ("report", MODEL, "--out", "out", "--set", "plan_file=plan.json")
     assert call(*report) == 0  # the plan is beside us, the pipeline file in out
     assert "flow_sparsity                            0.75" in capsys.readouterr().out
+    run = json.loads((tmp_path / "out" / "flow-flexcim" / "report.json").read_text())
+    assert {"flexcim_layers", "flexcim_presets"} <= {table["name"] for table in run["tables"]}
     file = tmp_path / "out" / "pipeline.toml"
     file.write_text("# mine")
     assert call(*report) == 2

@@ -51,8 +51,8 @@ def test_a_live_models_real_masks_and_parts_of_energy_are_shown_layer_by_layer(
     assert by_layer["down"]["masks"] == "real" and by_layer["lm_head"]["masks"] == "any"
     assert 1 < by_layer["down"]["passes"] <= 4  # type: ignore[operator]
     seconds, joules = totals(model.spec, CHIP, 8)
-    assert report.metric("linears_s").value == pytest.approx(seconds)
-    assert report.metric("linears_j").value == pytest.approx(joules)
+    assert report.metric("linears_time_s").value == pytest.approx(seconds)
+    assert report.metric("linears_energy_j").value == pytest.approx(joules)
     assert len(report.table("flexcim_presets").rows) == 4
 
 
@@ -72,7 +72,7 @@ def test_instances_have_tables_of_their_own_and_others_are_named(tmp_path: Path)
     assert {table.name for table in report.tables} == {"flexcim_layers_a", "flexcim_presets_a"}
     names = {metric.name for metric in report.metrics}
     # The second is refused and has no fallback; the third's accelerator tells no energy.
-    assert names == {"linears_s_a", "linears_j_a", "linears_s_c"}
+    assert names == {"linears_time_s_a", "linears_energy_j_a", "linears_time_s_c"}
     refused, elsewhere = report.notes
     assert refused.startswith("b: flexcim:flexible: 8:16 needs 8 activation pairs")
     assert elsewhere == "c: it is not on flexcim, so it has no layer table."

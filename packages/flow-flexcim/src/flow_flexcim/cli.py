@@ -159,6 +159,7 @@ def report(
         "accelerator": {"use": "flexcim", "fallback": "roofline:jetson-tx2", "as_int8": True}
         | _values(chip),
         "workload": {"prompt_tokens": 128, "output_tokens": 32},
+        "simulate": [{"use": "flexcim-layers", "tokens": 128}],
     }
     if artifact.live is not None:
         document["evaluate"] = {"perplexity": {"text": "wikipedia-sample", "tokens": 2048}}

@@ -50,12 +50,12 @@ def layer_table(spec: ModelSpec, params: FlexCiMParams, tokens: int) -> Table:
         detail = dict(cost.detail)
         masks = _masks(op, params)
         key = (op.name.split(".")[-1], int(op.k), int(op.n), op.sparsity or "dense", masks)
-        values = [
-            float(count),
-            *(detail[name] * count for name in ("cycles", "passes", "utilisation")),
-            cost.seconds * count, (cost.joules or 0.0) * count,
-            *(detail[f"{part}_j"] * count for part in PARTS),
-        ]  # fmt: skip
+        joules, parts = cost.joules or 0.0, [detail[f"{part}_j"] for part in PARTS]
+        each = [
+            *(detail[name] for name in ("cycles", "passes", "utilisation")),
+            *(cost.seconds, joules, *parts, joules - sum(parts)),  # the rest is leakage
+        ]
+        values = [float(count), *(value * count for value in each)]
         sums = found.setdefault(key, [0.0] * len(values))
         found[key] = [a + b for a, b in zip(sums, values, strict=True)]
     rows = []
@@ -66,7 +66,7 @@ def layer_table(spec: ModelSpec, params: FlexCiMParams, tokens: int) -> Table:
     modelled: dict[str, Any] = {"provenance": "modelled"}
     return Table(
         name="flexcim_layers",
-        title=f"Layers of {spec.name} on flexcim:{params.preset}, {tokens} tokens",
+        title=f"Layers of {spec.name} on flexcim:{params.preset}, {_count(tokens)}",
         columns=(
             *(
                 Column(name=name)
@@ -77,13 +77,17 @@ def layer_table(spec: ModelSpec, params: FlexCiMParams, tokens: int) -> Table:
             Column(name="utilisation", unit="1", **modelled),
             Column(name="time", unit="s", **modelled),
             Column(name="energy", unit="J", **modelled),
-            *(Column(name=f"{part}", unit="J", **modelled) for part in PARTS),
+            *(Column(name=part, unit="J", **modelled) for part in (*PARTS, "leakage")),
         ),
         rows=tuple(rows),
         note="Linears with stored weights; attention, scans and elementwise work are not in it. "
-        "The energy has leakage beside its parts. Passes are those of the real masks, or expected "
+        "Passes are those of the real masks, or expected "
         "of random ones.",
     )
+
+
+def _count(tokens: int) -> str:
+    return "1 token" if tokens == 1 else f"{tokens} tokens at once"
 
 
 def _masks(op: Gemm, params: FlexCiMParams) -> str:
@@ -112,7 +116,7 @@ def preset_table(spec: ModelSpec, params: FlexCiMParams, tokens: int) -> Table:
     modelled: dict[str, Any] = {"provenance": "modelled"}
     return Table(
         name="flexcim_presets",
-        title=f"{spec.name}, {tokens} tokens, select {params.select_sharing}, {params.weights}",
+        title=f"{spec.name}, {_count(tokens)}, select {params.select_sharing}, {params.weights}",
         columns=(
             Column(name="preset"),
             Column(name="time", unit="s", **modelled),

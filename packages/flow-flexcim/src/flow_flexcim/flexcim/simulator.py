@@ -55,16 +55,16 @@ class FlexCiMLayers:
         if machine is None:
             raise InputError("it is on no accelerator, so its linears have no cost")
         costs = [(machine.estimate(op), count) for op, count in linears(spec, tokens)]
-        sums = {"s": sum(cost.seconds * count for cost, count in costs)}
+        sums = {("time", "s"): sum(cost.seconds * count for cost, count in costs)}
         if all(cost.joules is not None for cost, _ in costs):
-            sums["J"] = sum((cost.joules or 0.0) * count for cost, count in costs)
+            sums["energy", "J"] = sum((cost.joules or 0.0) * count for cost, count in costs)
         return [
             Metric(
-                name=f"linears_{unit.lower()}{end}", value=value, unit=unit,
+                name=f"linears_{what}_{unit.lower()}{end}", value=value, unit=unit,
                 provenance="modelled", source=machine.describe().name, better="lower",
                 note=f"All linears of {spec.name}, {tokens} tokens at once.",
             )
-            for unit, value in sums.items()
+            for (what, unit), value in sums.items()
         ]  # fmt: skip
 
     def _tables(self, instance: Instance, end: str) -> list[Table]:
