@@ -148,6 +148,9 @@ def test_a_plan_survives_its_file_in_both_forms(tiny: ModelArtifact, tmp_path: P
     for name in ("plan.json", "plan.txt"):
         planfile.write(tmp_path / name, found, plan)
         assert planfile.read(tmp_path / name, found) == plan
+        marked = tmp_path / f"marked-{name}"  # as some editors save it
+        marked.write_text("\ufeff" + (tmp_path / name).read_text(), encoding="utf-8")
+        assert planfile.read(marked, found) == plan
     params = FlowParams(plan_file=str(tmp_path / "plan.txt"))
     result = Flow(params).transform(tiny.replace(live=None), RunContext(seed=0, output=tmp_path))
     assert [row[1] for row in result.tables[0].rows] == ["4:8"] * 3
@@ -161,6 +164,8 @@ def test_a_plan_survives_its_file_in_both_forms(tiny: ModelArtifact, tmp_path: P
         ("Layer 0: 4:8\nLayer one: 4:8\n", "line 2: 'Layer one: 4:8' is not"),
         ("Layer 0: 4:8\nLayer 1: 4:8\nLayer 2: 4:8\nLayer 9: 4:8\n", "a pattern for Layer 9"),
         ("Layer 0: 4:8\nLayer 1: 4:7\nLayer 2: 4:8\n", "4:7 of layers.1 does not divide"),
+        ("Layer 0: 4:8\nLayer 1: 4:8\nLayer 1: 2:8\n", "line 3: Layer 1 is there twice"),
+        ('{"layers.0": "4:8", "layers.0": "2:8"}', "'layers.0' is there twice"),
         ("Layer 0: 9:8\nLayer 1: 4:8\nLayer 2: 4:8\n", "9:8"),
         ("{", "no JSON"),
         (json.dumps({"format": "other"}), "no plan of version 1"),

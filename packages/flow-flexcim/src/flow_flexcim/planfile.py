@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from crosslayer.contracts.sparsity import NMSparsity
 from crosslayer.errors import InputError, nearest
@@ -58,7 +59,7 @@ def read(file: Path, blocks: Sequence[BlockLinears]) -> Plan:
     a pattern that does not fit, one that prunes a block which dense_blocks leaves dense.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"plan_file {file} cannot be read: {error}") from None
     found = _json(file, text) if text.lstrip().startswith("{") else _released(file, text, blocks)
@@ -89,15 +90,24 @@ def read(file: Path, blocks: Sequence[BlockLinears]) -> Plan:
 
 def _json(file: Path, text: str) -> dict[str, str]:
     try:
-        head = json.loads(text)
+        head = json.loads(text, object_pairs_hook=_once)
     except ValueError as error:
-        raise InputError(f"plan_file {file} is no JSON: {error}") from None
+        raise InputError(f"plan_file {file} is no JSON that can be read: {error}") from None
     if (head.get("format"), head.get("version")) != (FORMAT, VERSION):
         raise InputError(f"{file} is no plan of version {VERSION} of {FORMAT!r}")
     patterns = head.get("patterns")
     if not isinstance(patterns, dict) or not all(isinstance(v, str) for v in patterns.values()):
         raise InputError(f"{file}: patterns must be a table of names and N:M")
     return patterns
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are there once each; ValueError names one that is not."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
 
 
 def _released(file: Path, text: str, blocks: Sequence[BlockLinears]) -> dict[str, str]:
@@ -110,5 +120,8 @@ def _released(file: Path, text: str, blocks: Sequence[BlockLinears]) -> dict[str
         if match is None:
             raise InputError(f"{file}, line {number}: {line.strip()!r} is not 'Layer i: N:M'")
         index = int(match[1])
-        found[by_index.get(index, f"Layer {index}")] = match[2]
+        name = by_index.get(index, f"Layer {index}")
+        if name in found:
+            raise InputError(f"{file}, line {number}: Layer {index} is there twice")
+        found[name] = match[2]
     return found
