@@ -35,8 +35,10 @@ def network(folder, collective="all_reduce", name=None):
 @pytest.fixture
 def vidur(tmp_path):
     """A profile of two devices: an op of 1 us a token a layer; attention without time."""
-    head = "num_tokens,num_tensor_parallel_workers,time_stats.mlp_act.median\n"
-    (tmp_path / "mlp.csv").write_text(head + "1,2,0.001\n4096,2,4.096\n")
+    ops = ("mlp_act", "attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
+    head = ",".join(f"time_stats.{op}.median" for op in ops)
+    head = f"num_tokens,num_tensor_parallel_workers,{head}\n"
+    (tmp_path / "mlp.csv").write_text(head + "1,2,0.001,0,0,0,0\n4096,2,4.096,0,0,0,0\n")
     head = (
         "num_tensor_parallel_workers,batch_size,prefill_chunk_size,kv_cache_size,is_prefill,"
         "time_stats.attn_prefill.median,time_stats.attn_decode.median\n"
@@ -63,6 +65,15 @@ def test_all_reduces_are_those_that_vidur_measured_on_as_many_devices(vidur, tmp
     made = step_model(tiny_stack(instance), instance, params).mixed([(500, 0)], 1, 0, 0, list)[0]
     wanted = layers * (500e-6 + 2 * (1e-5 + 500 * hidden * 2 / 1e9))
     assert made == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_vidur_profile_without_a_matrix_or_for_experts_is_refused(vidur):
+    with pytest.raises(InputError, match="vidur's profiles know no experts"):
+        read_profile(vidur, Shape(2, tensor_parallel=2, experts=8, active_experts=2))
+    file = vidur / "mlp.csv"
+    file.write_text(file.read_text().replace("mlp_up_proj", "mlp_up"))
+    with pytest.raises(InputError, match=r"column 'time_stats\.mlp_up_proj\.median' is missing"):
+        read_profile(vidur, Shape(2, tensor_parallel=2))
 
 
 def test_a_network_profile_gives_seconds_over_bytes_or_says_what_it_has(tmp_path):

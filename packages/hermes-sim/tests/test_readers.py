@@ -134,8 +134,10 @@ WORKERS = "num_tensor_parallel_workers"
 
 @pytest.mark.parametrize("wrong", ["1,1,nan", "1,1,-5", "inf,1,1", "1,2", "1,2,3,4", "1,,3"])
 def test_a_bad_row_of_a_vidur_profile_is_refused(tmp_path, wrong):
+    ops = ("add", "attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
+    head = ",".join(f"time_stats.{op}.median" for op in ops)
     (tmp_path / "mlp.csv").write_text(
-        f"{WORKERS},num_tokens,time_stats.add.median\n1,3,1\n{wrong}\n"
+        f"{WORKERS},num_tokens,{head}\n1,3,1,0,0,0,0\n{wrong},0,0,0,0\n"
     )
     with pytest.raises(InputError, match=r"3: "):
         read_vidur_profile(tmp_path, Shape(2))

@@ -158,11 +158,10 @@ def test_a_line_is_the_same_for_one_value_and_for_many(points, data):
 
 
 def test_a_vidur_profile_is_priced(tmp_path):
-    head = (
-        "num_tokens,num_tensor_parallel_workers,time_stats.emb.median,time_stats.mlp_act.median\n"
-    )
-    rows = "".join(f"{t},1,1.0,{0.01 * t}\n" for t in (1, 100, 1000))
-    (tmp_path / "mlp.csv").write_text(head + rows)
+    ops = ("emb", "mlp_act", "attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")
+    head = ",".join(f"time_stats.{op}.median" for op in ops)
+    rows = "".join(f"{t},1,1.0,{0.006 * t}{4 * f',{0.001 * t}'}\n" for t in (1, 100, 1000))
+    (tmp_path / "mlp.csv").write_text(f"num_tokens,num_tensor_parallel_workers,{head}\n{rows}")
     head = (
         "num_tensor_parallel_workers,batch_size,prefill_chunk_size,kv_cache_size,is_prefill,"
         "time_stats.attn_prefill.median,time_stats.attn_decode.median\n"

@@ -24,10 +24,8 @@ from hermes_sim.step_models.axes import Line
 from hermes_sim.step_models.kernel_profile import KernelProfile
 from hermes_sim.step_models.surfaces import SeparateAttention, Surface
 
-LAYER_OPS = (
-    "input_layernorm", "attn_pre_proj", "attn_rope", "attn_post_proj", "post_attention_layernorm",
-    "mlp_up_proj", "mlp_act", "mlp_down_proj", "add",
-)  # fmt: skip
+MATRICES = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj")  # of every model
+LAYER_OPS = ("input_layernorm", "attn_rope", "post_attention_layernorm", "mlp_act", "add")
 ATTENTION_OPS = ("attn_input_reshape", "attn_kv_cache_save", "attn_output_reshape")
 
 
@@ -44,6 +42,11 @@ def read_vidur_profile(
 
     Errors: InputError for what is missing or no number, with the line.
     """
+    if shape.experts:
+        raise InputError(
+            f"{folder}: vidur's profiles know no experts, and the model has {shape.experts}; use a"
+            " kernel profile with moe.csv"
+        )
     tokens = _by_tokens(folder, shape)
     prefill, decode = [], []
     for line, row in _rows(folder, "attention"):
@@ -83,7 +86,8 @@ def _by_tokens(folder: Path, shape: Shape) -> dict[float, float]:
     found: dict[float, float] = {}
     for line, row in _rows(folder, "mlp"):
         if int(_number(folder, line, row, "num_tensor_parallel_workers")) == shape.tensor_parallel:
-            layer = sum(_time(folder, line, row, op, 0.0) for op in LAYER_OPS)
+            layer = sum(_time(folder, line, row, op) for op in MATRICES)
+            layer += sum(_time(folder, line, row, op, 0.0) for op in LAYER_OPS)
             once = _time(folder, line, row, "emb", 0.0)
             at = _number(folder, line, row, "num_tokens")
             found[at] = once + shape.layers * layer
