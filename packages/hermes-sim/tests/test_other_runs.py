@@ -326,7 +326,7 @@ def test_a_profile_of_another_model_is_noted_and_one_without_attention_refused(p
     (bundle / "meta.yaml").write_text("model: a/c")
     assert validate(place, bundle).notes == ("the profile is of a/c, the run of a/b",)
     assert validate(place, bundle, model="gpt2").iterations
-    with pytest.raises(InputError, match="mamba has no layers of attention"):
+    with pytest.raises(InputError, match="the model has no layers of attention"):
         validate(place, bundle, model="mamba-2.8b")
     with pytest.raises(
         InputError, match=r"none\.json: is no config.json of a model: .*No such file"

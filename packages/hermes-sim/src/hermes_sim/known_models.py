@@ -64,12 +64,7 @@ def short_name(name: str) -> str:
 
 
 def _of_spec(spec: ModelSpec) -> Model:
-    shape = shape_of(spec)
-    if not shape["layers"]:
-        raise InputError(
-            f"{spec.name} has no layers of attention, so no profile of kernels fits it"
-        )
-    return Model(shape, float(spec.kv_bytes(1, 0)), float(spec.weight_bytes))
+    return Model(shape_of(spec), float(spec.kv_bytes(1, 0)), float(spec.weight_bytes))
 
 
 def shape_of(spec: ModelSpec) -> dict[str, Any]:

@@ -19,6 +19,10 @@ def read_profile(
     network: the folder of vidur's all_reduce.csv; None: the profile's. overhead_s: of a step beside
     its kernels. Errors: InputError for what is missing or broken.
     """
+    if shape.layers < 1:
+        raise InputError(
+            f"{folder}: the model has no layers of attention, so no profile of kernels fits it"
+        )
     if is_vidur_profile(folder):
         return read_vidur_profile(folder, shape, network=network, overhead_s=overhead_s)
     if network is not None:
