@@ -62,7 +62,7 @@ def cases() -> dict[str, Case]:
             ("chunked", {}),
             ("vllm_v1", {}),
         )
-        for rate in (2.0, 4.0, 6.0)
+        for rate in (2.0, 4.0, 6.0, 8.0)
     ]
     split = [
         ("split", f"{p}:{8 - p}", {"instance": instances(p, 8 - p)}) for p in (2, 3, 4, 5, 6)
