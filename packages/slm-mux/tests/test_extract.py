@@ -224,3 +224,25 @@ def test_math_verify_sees_equal_expressions() -> None:
     one, other = math("$x^2 - 1$"), math("$(x-1)(x+1)$")
     assert one is not None and other is not None
     assert one.key != "1/2"
+
+
+MATHS = [
+    ("$9^{9^{9}}$", "9**(9**9)"),
+    ("$2^{-9^{9}}$", "2**(-1*9**9)"),
+    ("$99999999!$", "factorial(99999999)"),
+    ("$(x+1)^{3000}$", "(x + 1)**3000"),
+    ("$\\binom{100000000}{50000000}$", None),
+    ("$\\frac{1}{0}$", None),
+    ("$2^{10}$", "1024"),
+    ("$5!$", "120"),
+    ("$\\binom{5}{2}$", "10"),
+    ("$2^{\\frac{1}{2}}$", "sqrt(2)"),
+    ("$" + "(" * 30 + "1" + ")" * 30 + "$", None),
+    ("\\boxed{" * 500 + "7", None),
+]
+
+
+@pytest.mark.parametrize(("text", "key"), MATHS, ids=lambda value: repr(value)[:30])
+def test_math_ends_on_what_no_machine_can_evaluate(text: str, key: str | None) -> None:
+    found = extractor("math")(text)
+    assert (found and found.key) == key

@@ -161,6 +161,17 @@ def test_half_of_a_surrogate_pair_is_refused_and_harms_nobody(shared: str) -> No
     assert (status, told["error"]["message"]) == (400, "the body is no JSON in UTF-8")
 
 
+def test_a_wrong_path_and_a_wrong_method_are_told_in_openais_shape(shared: str) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client(shared).embeddings.create(model="slm-mux", input="x")
+    assert "there is no /v1/embeddings" in str(caught.value)
+    assert set(caught.value.body) == {"message", "type", "param", "code"}
+    with pytest.raises(openai.APIStatusError) as refused:
+        client(shared).get("/chat/completions", cast_to=object)
+    assert refused.value.status_code == 405
+    assert "GET /v1/chat/completions is not answered" in str(refused.value)
+
+
 def posted(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
     from urllib.error import HTTPError
     from urllib.request import ProxyHandler, build_opener

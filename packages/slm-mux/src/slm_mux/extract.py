@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from crosslayer.errors import DependencyError, InputError, nearest
+from crosslayer.errors import InputError, nearest
 from slm_mux.canonical import (
     NUMBER,
     dates,
@@ -216,32 +216,14 @@ def whole_text(text: str) -> Found | None:
 
 
 def math() -> Extractor:
-    """Expressions in LaTeX or plain, by math-verify and SymPy: \\frac{2}{4}, 0.5 and 1/2 are one.
+    """Expressions in LaTeX or plain. Errors: DependencyError without math-verify."""
+    from slm_mux.expressions import Expressions
 
-    Errors: DependencyError without math-verify (the extra `math`).
-    """
-    try:
-        import sympy
-        from math_verify import parse
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            "the extractor 'math' needs math-verify: python -m pip install 'math-verify>=0.9,<1'"
-        ) from error
+    expressions = Expressions()
 
     def found(text: str) -> Found | None:
-        # No signal-based time-out, which works in a main thread only; long texts are cut instead.
-        parsed = parse(text[-20_000:], parsing_timeout=None)
-        values = [one for one in parsed if not isinstance(one, str)]
-        shown = next((one for one in parsed if isinstance(one, str)), "")
-        if not values:
-            return None
-        value = values[0]
-        try:
-            exact = sympy.nsimplify(value, rational=True) if value.is_number else value
-            key = str(sympy.simplify(exact))
-        except (AttributeError, TypeError, ValueError):  # sets, intervals, matrices
-            key = str(value)
-        return Found(shown or str(value), key)
+        read = expressions.read(text)
+        return None if read is None else Found(*read)
 
     return found
 

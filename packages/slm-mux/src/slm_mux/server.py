@@ -21,6 +21,7 @@ from slm_mux.engine import Answered, DeadlineError, Engine, Settings
 from slm_mux.wire import NAME, ChatRequest, Refused, completion, events, read_request
 
 INSTALL = "the server needs FastAPI and uvicorn: python -m pip install 'fastapi<1' 'uvicorn<1'"
+PATHS = "POST /v1/chat/completions, GET /v1/models and GET /health"
 LARGEST_BODY = 4_000_000  # bytes
 LOOKS_S = 0.5  # between two looks whether an answer is still waited for
 
@@ -105,7 +106,6 @@ def create_app(service: Service) -> Any:
     """The FastAPI application. Errors: DependencyError without FastAPI."""
     try:
         from fastapi import FastAPI, Request
-        from fastapi.exceptions import HTTPException
         from fastapi.responses import JSONResponse, Response, StreamingResponse
     except ModuleNotFoundError as error:
         raise DependencyError(INSTALL) from error
@@ -119,17 +119,20 @@ def create_app(service: Service) -> Any:
         assert isinstance(error, Refused)
         return refusal(error)
 
-    async def not_found(_: Any, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return refusal(Refused(error.status_code, str(error.detail)))
+    async def no_path(request: Request, _: Exception) -> Response:
+        return refusal(Refused(404, f"there is no {request.url.path}; there are {PATHS}"))
+
+    async def no_method(request: Request, _: Exception) -> Response:
+        what = f"{request.method} {request.url.path}"
+        return refusal(Refused(405, f"{what} is not answered; there are {PATHS}"))
 
     async def defect(_: Any, error: Exception) -> Response:
         return refusal(Refused(500, f"a defect of the server: {type(error).__name__}"))
 
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(Exception, defect)  # which is logged with its traceback
-    for status in (404, 405):
-        app.add_exception_handler(status, not_found)
+    app.add_exception_handler(404, no_path)
+    app.add_exception_handler(405, no_method)
 
     def allowed(request: Any) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
