@@ -56,6 +56,14 @@ class Cell:
         return f"plan {json.dumps(given, sort_keys=True)} {score}"
 
     @property
+    def base(self) -> str | None:
+        """From which uniform pattern the plan is probed; None for the other costs."""
+        if self.parameters.get("cost") != "probe":
+            return None
+        n, m = map(int, UNIFORM[self.label].split(":"))
+        return f"{max(n, m // 2)}:{m}"
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """FlowParams of this cell, calibration sizes left out."""
         pattern = UNIFORM[self.label]

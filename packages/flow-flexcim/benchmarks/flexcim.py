@@ -1,8 +1,8 @@
 """FlexCiM beside its baselines: ratios ideal and with conflicts, density, streaming, sensitivity.
 
-`python benchmarks/flexcim.py [--live]` prints the README's tables. Every number is modelled, except
-that with --live the passes of SmolLM2's tiles are counted on masks of its real weights (Wanda, 512
-calibration tokens), and one block is run through the functional simulator.
+`python benchmarks/flexcim.py [--live] [--figures]` prints the README's tables. Every number is
+modelled, except that with --live the passes of SmolLM2's tiles are counted on masks of its real
+weights (Wanda, 512 calibration tokens), and one block is run through the functional simulator.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from figures import Panels, Point, draw
 
 from crosslayer.contracts.model import Linear, ModelSpec
 from crosslayer.contracts.sparsity import NMSparsity
@@ -33,6 +34,7 @@ CHIP = {"as_int8": True, "macros": 64}
 SHARING = ("ideal", "per_cell_gating", "column_gating")
 BASELINES = ("dense", "fixed-2to4", "systolic")
 PAIR = ("fixed-2to4", "flexible")
+GAINS = ("time, fixed 2:4 over FlexCiM", "energy, fixed 2:4 over FlexCiM")
 GEOMETRY: dict[str, tuple[float, ...]] = {
     "macros": (32, 128),
     "rows": (16, 64),
@@ -84,24 +86,34 @@ def ratios(specs: dict[str, Callable[[str], ModelSpec]]) -> None:
                     print(f"| {name} | {pattern} | {tokens} | {sharing} | {' | '.join(cells)} |")
 
 
-def density(name: str) -> None:
+CASES = [(tokens, sharing) for tokens in (1, 512) for sharing in SHARING[:2]]
+TITLES = [
+    f"{tokens} token{'s' * (tokens > 1)}, {sharing.removesuffix('_gating').replace('_', ' ')}"
+    for tokens, sharing in CASES
+]
+
+
+def density(name: str) -> Panels:
     """Gain over the fixed 2:4 engine by sparsity, with mixes of the patterns that are mapped."""
     spec = spec_of(name)
     print(f"\n{name}, over fixed 2:4, weights on chip: time / energy")
-    print("| sparsity | 1 token, ideal | 1 token, per cell | 512 tokens, ideal | per cell |")
-    print("|---|---|---|---|---|")
+    print(f"| sparsity | {' | '.join(TITLES)} |\n|{'---|' * (len(CASES) + 1)}")
+    panels: dict[str, dict[str, list[Point]]] = {what: {} for what in GAINS}
     for sparsity in (0.5, 0.5625, 0.625, 0.6875, 0.75, 0.8125, 0.875):
         one = pruned(spec, sparsity)
         cells = []
-        for tokens in (1, 512):
+        for title, (tokens, sharing) in zip(TITLES, CASES, strict=True):
             fixed = totals(one, chip(preset="fixed-2to4"), tokens)
-            for sharing in SHARING[:2]:
-                mine = totals(one, chip(select_sharing=sharing), tokens)
-                cells.append(f"{fixed[0] / mine[0]:.2f} / {fixed[1] / mine[1]:.2f}")
+            mine = totals(one, chip(select_sharing=sharing), tokens)
+            gains = fixed[0] / mine[0], fixed[1] / mine[1]
+            cells.append("{:.2f} / {:.2f}".format(*gains))
+            for what, gain in zip(GAINS, gains, strict=True):
+                panels[what].setdefault(title, []).append((100 * sparsity, gain, None))
         print(f"| {sparsity:g} | {' | '.join(cells)} |")
+    return panels
 
 
-def streaming(name: str) -> None:
+def streaming(name: str) -> Panels:
     """Weights from DRAM: gain over the fixed 2:4 engine by bandwidth, and where it turns."""
     spec = pruned(spec_of(name), 0.75, "2:8")
 
@@ -112,15 +124,13 @@ def streaming(name: str) -> None:
         mine = totals(spec, chip(**how), tokens)
         return totals(spec, chip(preset="fixed-2to4", **how), tokens)[at] / mine[at]
 
-    cases = [(tokens, sharing) for tokens in (1, 512) for sharing in SHARING[:2]]
-    titles = [f"{tokens} tokens, {sharing}" for tokens, sharing in cases]
     print(f"\n{name}, 2:8, over fixed 2:4: time / energy")
-    print(f"| DRAM, GB/s | {' | '.join(titles)} |\n|{'---|' * (len(cases) + 1)}")
+    print(f"| DRAM, GB/s | {' | '.join(TITLES)} |\n|{'---|' * (len(CASES) + 1)}")
     for bandwidth in (None, 6.4e12, 1.6e12, 4e11, 1e11, 25.6e9, 6.4e9):
-        cells = [f"{gain(*c, bandwidth):.2f} / {gain(*c, bandwidth, 1):.2f}" for c in cases]
+        cells = [f"{gain(*c, bandwidth):.2f} / {gain(*c, bandwidth, 1):.2f}" for c in CASES]
         print(f"| {f'{bandwidth / 1e9:g}' if bandwidth else 'on chip'} | {' | '.join(cells)} |")
     turns = []
-    for case in cases:
+    for case in CASES:
         from_chip, from_dram = gain(*case, None), gain(*case, 1e6)
         middle = (from_chip * from_dram) ** 0.5
         low, high = 1e6, 1e14  # bytes/s; the gain goes one way between them
@@ -130,6 +140,14 @@ def streaming(name: str) -> None:
             low, high = (half, high) if on_dram_side else (low, half)
         turns.append(f"{from_chip:.2f} to {from_dram:.2f} at {low / 1e9:.0f}")
     print(f"| half-way | {' | '.join(turns)} |")
+    points = [10 ** (0.1 * i) for i in range(7, 39)]  # GB/s
+    return {
+        what: {
+            title: [(x, gain(*case, x * 1e9, at), None) for x in points]
+            for title, case in zip(TITLES, CASES, strict=True)
+        }
+        for at, what in enumerate(GAINS)
+    }
 
 
 def sensitivity(name: str) -> None:
@@ -228,6 +246,7 @@ def main() -> None:
     """Print every table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--live", action="store_true", help="SmolLM2 with its real masks")
+    parser.add_argument("--figures", action="store_true", help="draw figures/flexcim-*.svg too")
     asked = parser.parse_args()
     logging.disable(logging.WARNING)
     specs: dict[str, Callable[[str], ModelSpec]] = {}
@@ -241,11 +260,17 @@ def main() -> None:
         specs["smollm2-135m"] = live()
     print(f"chip: {FlexCiM(chip()).describe().rates[0].flops_per_s / 1e12:.1f} dense TOP/s")
     ratios(specs)
-    density("llama-3.1-8b")
-    streaming("llama-3.1-8b")
+    by_sparsity = density("llama-3.1-8b")
+    by_bandwidth = streaming("llama-3.1-8b")
     sensitivity("llama-3.1-8b")
     areas()
     pricing()
+    if asked.figures:
+        model = "FlexCiM's and the fixed engine's analytical models, Llama-3.1-8B, flexcim.py"
+        title = "Gain by sparsity, weights on chip"
+        draw("flexcim-density", title, "weights removed, %", by_sparsity, "modelled", model)
+        title = "Gain of 2:8 with weights streamed from DRAM"
+        draw("flexcim-streaming", title, "DRAM, GB/s", by_bandwidth, "modelled", model)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Perplexity of SmolLM2-135M pruned by {magnitude, Wanda, SparseGPT} x {uniform, OWL, FLOW}.
 
-`python benchmarks/perplexity.py [--reduced] [--minutes 90] [--processes 2]` measures the cells that
+`python benchmarks/perplexity.py [--reduced] [--figure] [--minutes 90]` measures the cells that
 are not yet in the user's cache and prints the README's tables from all that are.
 Needs the assets smollm2-135m and wikipedia-sample (`crosslayer fetch`).
 
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 from cells import SEEDS, SELECTION, WIKIPEDIA, Cell, Setting, Store, cells, reduced
-from tables import tables
+from figures import draw
+from tables import curves, tables
 
 from crosslayer.evaluators import nll_and_argmax
 from crosslayer.kinds import RunContext
@@ -56,6 +57,7 @@ class Bench:
         self.original = {p: weight_of(m).detach().clone() for p, m in self.linears.items()}
         self.context = RunContext(seed=0, output=Path())
         self._inputs: tuple[Any, ...] = (None, None, None)
+        self._probes: dict[Any, float] = {}  # of the calibration in _inputs
         self._texts: dict[str, Any] = {}
 
     def run(self, group: Sequence[Cell]) -> list[str]:
@@ -111,7 +113,7 @@ class Bench:
             params = params.model_copy(update={"metric": "sparsegpt"})
             windows = calibration_windows(self.live, params, context)
             inputs = calibrate(self.live, self.blocks, windows, params, context)
-            self._inputs = (context.seed, inputs, windows)
+            self._inputs, self._probes = (context.seed, inputs, windows), {}
         return inputs, windows
 
     def plan(
@@ -124,7 +126,7 @@ class Bench:
         kept = self.store.get(cell.plan_key)
         if kept is None:
             start = time.process_time()
-            plan, _ = make_plan(self.live, blocks, inputs, windows, params, context)
+            plan, _ = make_plan(self.live, blocks, inputs, windows, params, context, self._probes)
             kept = {"patterns": [str(p) for p in plan.patterns]}
             kept["plan_cpu_s"] = time.process_time() - start  # type: ignore[assignment]
             self.store.put(cell.plan_key, kept)
@@ -213,11 +215,14 @@ def _dense(setting: Setting, texts: Sequence[str]) -> None:
 
 
 def _grouped(missing: Sequence[Cell]) -> Iterator[list[list[Cell]]]:
-    """Cells by plan, in the order of their first, and within a plan by what is masked alike."""
-    plans: dict[str, dict[tuple[str, str, int | None, str], list[Cell]]] = {}
+    """Cells by plan, in the order of their first, and within a plan by what is masked alike. Probed
+    plans of one seed and base come together: they share what is measured.
+    """
+    plans: dict[object, dict[tuple[str, str, int | None, str], list[Cell]]] = {}
     for cell in missing:
+        together = (cell.seed, cell.base) if cell.base else cell.plan_key
         alike = (cell.plan, cell.metric, cell.seed, cell.label)
-        plans.setdefault(cell.plan_key, {}).setdefault(alike, []).append(cell)
+        plans.setdefault(together, {}).setdefault(alike, []).append(cell)
     for groups in plans.values():
         yield list(groups.values())
 
@@ -229,6 +234,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90.0, help="start no cell after this")
     parser.add_argument("--processes", type=int, default=2, help="at once, one thread each")
     parser.add_argument("--only-tables", action="store_true", help="measure nothing")
+    parser.add_argument("--figure", action="store_true", help="draw figures/perplexity.svg too")
     parser.add_argument("--json", type=Path, help="write all cells that there are to this file")
     asked = parser.parse_args()
     small = Setting(evaluation=1024, calibration=1024, other=512)
@@ -238,6 +244,15 @@ def main() -> None:
     if not asked.only_tables:
         measure(setting, store, wanted, asked.processes, 60 * asked.minutes)
     print(tables(store, wanted))
+    if asked.figure:
+        draw(
+            "perplexity",
+            "What a plan of its own pattern for each block costs or gains (bands: 95 %)",
+            "weights removed, %",
+            curves(store, wanted),
+            "measured",
+            "SmolLM2-135M, perplexity.py; seeds averaged, intervals over windows of 256 tokens",
+        )
     if asked.json:
         found = [(dataclasses.asdict(c), store.get(c)) for c in wanted]
         asked.json.write_text(json.dumps([pair for pair in found if pair[1]]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from cells import PYTHON, SELECTION, UNIFORM, WIKIPEDIA, Cell, Store
+from figures import Point
 
 from crosslayer.intervals import mean_interval
 
@@ -42,9 +43,8 @@ def _row(here: Found, texts: Sequence[str], label: str, metric: str, plan: str) 
     achieved, cells = "", []
     for text in texts:
         mine = _by_seed(here, label, metric, plan, text)
-        base = _by_seed(here, label, metric, "uniform", text)
         each = ", ".join(_shown(math.exp(nll.mean())) for nll in mine.values())
-        cells.append(f"{each} | {_paired(mine, base) if plan != 'uniform' else ''}")
+        cells.append(f"{each} | {_difference(here, label, metric, plan, text)}")
     for cell, found in here.items():
         if (cell.label, cell.metric, cell.plan) == (label, metric, plan):
             achieved = f"{found['sparsity']:.4f}"
@@ -61,14 +61,40 @@ def _by_seed(here: Found, label: str, metric: str, plan: str, text: str) -> dict
     return {seed: found[seed] for seed in sorted(found, key=str)}
 
 
-def _paired(mine: dict[Any, Any], base: dict[Any, Any]) -> str:
-    """Mean difference and its 95 % interval. Windows are the units: seeds see the same windows, so
-    they are averaged first.
+def above_uniform(
+    here: Found, label: str, metric: str, plan: str, text: str
+) -> tuple[float, tuple[float, float] | None] | None:
+    """Nats a token above the uniform plan, seeds paired, and the 95 % interval; None without
+    uniform cells. Windows are the units: seeds see the same windows, so they are averaged first.
     """
+    mine = _by_seed(here, label, metric, plan, text)
+    base = _by_seed(here, label, metric, "uniform", text)
     common = [seed for seed in mine if seed in base]
     if not common:
+        return None
+    return mean_interval(np.mean([mine[seed] - base[seed] for seed in common], axis=0))
+
+
+def curves(store: Store, wanted: Sequence[Cell]) -> dict[str, dict[str, list[Point]]]:
+    """For the figure: text and metric -> plan -> (sparsity in %, nats above uniform, interval)."""
+    done = {cell: found for cell in wanted if (found := store.get(cell)) is not None}
+    panels: dict[str, dict[str, list[Point]]] = {}
+    for text in (WIKIPEDIA, PYTHON):
+        for metric in METRICS[1:]:
+            lines: dict[str, list[Point]] = {}
+            for plan in ("flow probe", "flow outlier", "owl"):
+                for label in UNIFORM:
+                    if (found := above_uniform(done, label, metric, plan, text)) is not None:
+                        lines.setdefault(plan, []).append((float(label), *found))
+            panels[f"nats a token above uniform: {metric}, {text}"] = lines
+    return panels
+
+
+def _difference(here: Found, label: str, metric: str, plan: str, text: str) -> str:
+    found = above_uniform(here, label, metric, plan, text) if plan != "uniform" else None
+    if found is None:
         return ""
-    mean, interval = mean_interval(np.mean([mine[s] - base[s] for s in common], axis=0))
+    mean, interval = found
     return f"{mean:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else f"{mean:+.3f}"
 
 

@@ -24,7 +24,7 @@ from flow_flexcim.costs import options, owl_costs, released_costs
 from flow_flexcim.linears import BlockLinears, decoder_linears, units
 from flow_flexcim.modules import live_linears, weight_of
 from flow_flexcim.plan import flow_plan, uniform_plan
-from flow_flexcim.probe import _monotone, probe_costs, probed_patterns
+from flow_flexcim.probe import Probe, _monotone, probe_costs, probed_patterns
 from flow_flexcim.signals import released_locality
 from flow_flexcim.wanda import scores
 
@@ -117,6 +117,28 @@ def test_a_probe_is_the_loss_of_the_model_with_one_block_changed(tiny: ModelArti
 
     raw = [loss((4, n, 4)) - loss((4, 4, 4)) for n in (1, 2, 3, 4, 5)]
     assert costs[1] == pytest.approx(_monotone(raw), abs=2e-6)
+
+
+def test_what_was_probed_for_one_target_is_not_measured_again_for_the_next(
+    tiny: ModelArtifact,
+) -> None:
+    assert tiny.live is not None
+    found = decoder_linears(tiny.spec)
+    windows = np.random.default_rng(0).integers(0, 256, (2, 24))
+    linears = live_linears(tiny.live.module, found)
+    inputs = dense_inputs(tiny.live.module, linears, windows, quiet())
+    base = uniform_plan(found, EIGHT, 0.5).patterns
+    known: dict[Probe, float] = {}
+    counts = []
+    for center in (0.5, 0.375):
+        how = (inputs, windows, 0.25, quiet())
+        shared = probe_costs(tiny.live, found, [EIGHT] * 3, base, [center] * 3, *how, known)
+        assert shared == probe_costs(tiny.live, found, [EIGHT] * 3, base, [center] * 3, *how)
+        counts.append(len(known))
+    assert counts == [3 * 4, 3 * 5]  # of 1, 2, 3 and 5 of 8 only 1:8 is new
+    known.update(dict.fromkeys(known, 0.25))
+    _, costs = probe_costs(tiny.live, found, [EIGHT] * 3, base, [0.5] * 3, *how, known)
+    assert costs[0][:2] == [0.25, 0.25]  # taken, not measured
 
 
 def test_each_linear_has_its_own_pattern_where_that_is_asked(

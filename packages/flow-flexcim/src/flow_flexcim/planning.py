@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +16,7 @@ from flow_flexcim.linears import BlockLinears
 from flow_flexcim.modules import live_linears, weight_of
 from flow_flexcim.params import FlowParams
 from flow_flexcim.plan import Plan, flow_plan, largest_m, level_plan, offered, uniform_plan
-from flow_flexcim.probe import probe_costs
+from flow_flexcim.probe import Probe, probe_costs
 from flow_flexcim.signals import Signals, block_signals, released_locality
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ def make_plan(
     windows: NDArray[np.int64],
     params: FlowParams,
     context: RunContext,
+    probes: MutableMapping[Probe, float] | None = None,
 ) -> tuple[Plan, list[Signals]]:
     """The plan, and of each block the signals of the pattern it got (one pattern each).
 
     blocks: what gets a pattern each. windows: calibration tokens, of which cost `probe` runs some.
+    probes: kept from plan to plan of one calibration, it saves cost `probe` measuring twice.
     Errors: InputError for a target that no plan reaches.
     """
     fixed = fixed_plan(blocks, params)
@@ -70,8 +72,9 @@ def make_plan(
         centers = [pattern.density for pattern in level]
         few = windows[: max(1, params.probe_tokens // params.window_tokens)]
         offers, costs = probe_costs(
-            live, blocks, choices, base, centers, inputs, few, params.probe_reach, context.progress
-        )
+            live, blocks, choices, base, centers, inputs, few, params.probe_reach, context.progress,
+            probes,
+        )  # fmt: skip
     else:
         costs = signal_costs(blocks, measured, params.cost)
     total = sum(block.weights for block in blocks)

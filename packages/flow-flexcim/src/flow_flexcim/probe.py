@@ -6,7 +6,7 @@ at a time gets another, and only what comes after it runs again (`Blockwise`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +23,10 @@ from flow_flexcim.modules import decoder_modules, live_linears, weight_of
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+# All blocks at a base, which block, its pattern instead.
+Probe = tuple[tuple[NMSparsity, ...], int, NMSparsity]
 
 
 def probed_patterns(
@@ -47,14 +51,17 @@ def probe_costs(
     windows: NDArray[np.int64],
     reach: float,
     progress: Progress,
+    known: MutableMapping[Probe, float] | None = None,
 ) -> tuple[list[tuple[NMSparsity, ...]], list[list[float]]]:
     """(patterns, costs) a block: mean change of the NLL (nats a token) from all blocks at `base`.
 
     choices: of distinct density, sparsest first. centers: the density about which each block's
     patterns are measured (`probed_patterns`). Those between measured ones are interpolated, those
     beyond left out; then a denser pattern never costs more than a sparser one, which noise could
-    make it. Wanda's mask, dense inputs. live is not changed.
+    make it. Wanda's mask, dense inputs. live is not changed. known: what was measured before with
+    the same model and windows is not measured again; what is measured now is added.
     """
+    known = {} if known is None else known
     copy = live.copy()
     linears = live_linears(copy.module, blocks)
     original = {path: weight_of(module).detach().clone() for path, module in linears.items()}
@@ -77,8 +84,11 @@ def probe_costs(
     for i, block in enumerate(progress.track(blocks, "probing", total=len(blocks))):
         points = {base[i].density: 0.0}
         for pattern in probed_patterns(choices[i], base[i], centers[i], reach):
-            mask(block, pattern)
-            points[pattern.density] = float((runner.nll(block.index) - before).mean())
+            probe = (tuple(base), i, pattern)
+            if probe not in known:
+                mask(block, pattern)
+                known[probe] = float((runner.nll(block.index) - before).mean())
+            points[pattern.density] = known[probe]
         mask(block, base[i])
         low, high = min(points), max(points)
         patterns = tuple(p for p in choices[i] if low - 1e-9 <= p.density <= high + 1e-9)
