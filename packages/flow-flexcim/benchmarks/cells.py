@@ -69,6 +69,7 @@ class Cell:
         pattern = UNIFORM[self.label]
         n, m = map(int, pattern.split(":"))
         every = [f"{k}:{m}" for k in range(1, m)] + ["1:1"]
+        mapped = [f"{k}:8" for k in range(1, 8)] + ["1:1"]  # FlexCiM's M is at most 8
         exact = {"sparsity": 1 - n / m, "tolerance": 0.0}
         given: dict[str, dict[str, Any]] = {
             "uniform": {"plan": "uniform", "pattern": pattern, "sparsity": 1 - n / m},
@@ -81,13 +82,13 @@ class Cell:
                 "candidates": ["4:8", "4:4", "2:8", "2:4", "8:8"], **exact,
             },
             "flow probe, hardware": {
-                **PROBE, "candidates": every, "hardware": "flexcim", **exact
+                **PROBE, "candidates": mapped, "hardware": "flexcim", **exact
             },
             "flow outlier, hardware": {
-                "cost": "outlier", "candidates": every, "hardware": "flexcim", **exact
+                "cost": "outlier", "candidates": mapped, "hardware": "flexcim", **exact
             },
             "owl, hardware": {
-                "plan": "owl", "candidates": every, "hardware": "flexcim", **exact
+                "plan": "owl", "candidates": mapped, "hardware": "flexcim", **exact
             },
             "flow outlier, ends dense": {
                 "cost": "outlier", "candidates": every, "dense_blocks": [0, -1], **exact

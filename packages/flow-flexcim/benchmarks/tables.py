@@ -12,6 +12,7 @@ from figures import Point
 
 from crosslayer.intervals import mean_interval
 
+HARDWARE_UNIFORM = ("50", "75")  # 4:8 and 2:8 are mapped as they are; 5:8, 3:8 and 5:16 are not
 METRICS = ("magnitude", "wanda", "sparsegpt")
 Found = dict[Cell, dict[str, Any]]
 
@@ -65,8 +66,11 @@ def above_uniform(
     here: Found, label: str, metric: str, plan: str, text: str
 ) -> tuple[float, tuple[float, float] | None] | None:
     """Nats a token above the uniform plan, seeds paired, and the 95 % interval; None without
-    uniform cells. Windows are the units: seeds see the same windows, so they are averaged first.
+    uniform cells, or where the hardware has no such pattern. Windows are the units: seeds see the
+    same windows, so they are averaged first.
     """
+    if "hardware" in plan and label not in HARDWARE_UNIFORM:
+        return None
     mine = _by_seed(here, label, metric, plan, text)
     base = _by_seed(here, label, metric, "uniform", text)
     common = [seed for seed in mine if seed in base]
